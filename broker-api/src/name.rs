@@ -1,0 +1,135 @@
+//! Names that are valid on every broker.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The longest topic or group name, in bytes. Kafka stops at 249 and RabbitMQ at 255; what is
+/// left is room for the names that are made from both (`{topic}.{group}.retry.{delay}`).
+pub const MAX_NAME_BYTES: usize = 200;
+
+/// The longest topic and group name together, in bytes.
+pub const MAX_TOPIC_AND_GROUP_BYTES: usize = 220;
+
+/// The name of a topic or of a consumer group: 1 to [`MAX_NAME_BYTES`] of `a-z A-Z 0-9 . _ -`,
+/// neither `.` nor `..`. That is Kafka's rule, which RabbitMQ's contains.
+///
+/// It is `Copy`: a name made at run time is interned and lives as long as the process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(&'static str);
+
+impl Name {
+    /// A name known when the program is built. A bad one does not compile where this is a constant.
+    ///
+    /// # Panics
+    /// On a name that breaks the rule.
+    pub const fn new(name: &'static str) -> Self {
+        match check(name.as_bytes()) {
+            Ok(()) => Self(name),
+            Err(_) => panic!("a topic or group name is 1 to 200 of a-z A-Z 0-9 . _ -"),
+        }
+    }
+
+    /// A name made at run time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`], which says what is wrong with it.
+    pub fn intern(name: &str) -> Result<Self> {
+        check(name.as_bytes()).map_err(|why| {
+            let shown: String = name.chars().take(64).collect();
+            Error::new(ErrorKind::InvalidName, "name", why).with("name", format!("{shown:?}"))
+        })?;
+        static NAMES: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name) {
+            return Ok(Self(known));
+        }
+        let kept: &'static str = Box::leak(name.into());
+        names.insert(kept);
+        Ok(Self(kept))
+    }
+
+    /// The name as text.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+const fn check(name: &[u8]) -> std::result::Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("the name is empty; it needs 1 to 200 of a-z A-Z 0-9 . _ -");
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err("the name is too long; the limit is 200 bytes");
+    }
+    if name[0] == b'.' && (name.len() == 1 || (name.len() == 2 && name[1] == b'.')) {
+        return Err("the names . and .. are not allowed");
+    }
+    let mut i = 0;
+    while i < name.len() {
+        if !matches!(name[i], b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-') {
+            return Err("the name has a character other than a-z A-Z 0-9 . _ -");
+        }
+        i += 1;
+    }
+    Ok(())
+}
+
+/// Checks a topic and a group that are used together.
+///
+/// # Errors
+/// [`ErrorKind::InvalidName`] if together they leave no room for the names made from both.
+pub(crate) fn check_pair(topic: Name, group: Name) -> Result<()> {
+    let length = topic.0.len() + group.0.len();
+    if length <= MAX_TOPIC_AND_GROUP_BYTES {
+        return Ok(());
+    }
+    let why = format!(
+        "topic and group together have {length} bytes, the limit is {MAX_TOPIC_AND_GROUP_BYTES}"
+    );
+    Err(Error::new(ErrorKind::InvalidName, "name", why).with("topic", topic).with("group", group))
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule_of_kafka() {
+        for good in ["a", "feature_usage_topic", "video.created", "A-1_b.c", "..."] {
+            assert!(Name::intern(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a b", "ä", "a/b", "a\n", &"x".repeat(201)] {
+            let error = Name::intern(bad).expect_err(bad);
+            assert_eq!(error.kind(), ErrorKind::InvalidName, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_interned_twice_is_the_same_memory() {
+        let (a, b) = (Name::intern("twice").unwrap(), Name::intern("twice").unwrap());
+        assert!(std::ptr::eq(a.as_str(), b.as_str()));
+    }
+
+    #[test]
+    fn topic_and_group_leave_room_for_names_made_from_both() {
+        let (long, short) = (Name::intern(&"t".repeat(200)).unwrap(), Name::new("group"));
+        assert!(check_pair(long, short).is_ok());
+        let group = Name::intern(&"g".repeat(21)).unwrap();
+        assert!(check_pair(long, group).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! One message on its way out.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::backend::{Outgoing, Receipt};
+use crate::broker::Broker;
+use crate::confirm::Confirm;
+use crate::error::{Error, ErrorKind, Result};
+use crate::headers::HeaderValue;
+use crate::limits::check_message;
+use crate::message::{Message, MessageId};
+use crate::name::Name;
+
+/// What the bookkeeping of one message costs besides its own bytes, roughly.
+const OVERHEAD_BYTES: usize = 256;
+
+/// How long after the deadline a backend may still answer with what really happened.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A message to be published: await it for the broker's confirmation, or [`enqueue`](Self::enqueue)
+/// it. The value was encoded and validated already; what was wrong with it comes out when awaited.
+///
+/// # Cancel safety
+/// Dropped before it is awaited, nothing was sent. Dropped while awaited, the message may have been.
+#[must_use = "nothing is published before this is awaited"]
+#[derive(Debug)]
+pub struct Publish {
+    broker: Broker,
+    topic: Name,
+    message: Result<Message>,
+    partition: Option<u32>,
+    timeout: Duration,
+}
+
+impl Publish {
+    pub(crate) fn new(broker: Broker, topic: Name, message: Result<Message>) -> Self {
+        let timeout = broker.inner.settings.publish_timeout;
+        Self { broker, topic, message, partition: None, timeout }
+    }
+
+    /// Replaces the key that the topic takes from the value.
+    pub fn key(self, key: impl Into<Bytes>) -> Self {
+        self.map(|message| message.with_key(key))
+    }
+
+    /// Adds a header.
+    pub fn header(
+        self,
+        name: impl Into<std::borrow::Cow<'static, str>>,
+        value: impl Into<HeaderValue>,
+    ) -> Self {
+        self.map(|message| message.with_header(name, value))
+    }
+
+    /// Sets the id; without it the message gets a new UUID version 7.
+    pub fn id(self, id: impl Into<MessageId>) -> Self {
+        self.map(|message| message.with_id(id))
+    }
+
+    /// Sets the id of the conversation.
+    pub fn correlation_id(self, id: impl Into<Box<str>>) -> Self {
+        self.map(|message| message.with_correlation_id(id))
+    }
+
+    /// Sets the partition, whatever the key.
+    pub fn partition(mut self, partition: u32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// Sets how long it may take in all; 30 s unless the settings say otherwise.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn map(mut self, change: impl FnOnce(Message) -> Message) -> Self {
+        self.message = self.message.map(change);
+        self
+    }
+
+    /// Waits for room among what is in flight, and hands the message over. Messages enqueued one
+    /// after the other are published in that order.
+    ///
+    /// # Errors
+    /// Those of the value, names and headers; [`ErrorKind::Closed`]; [`ErrorKind::Timeout`] if
+    /// there was no room in time. In all of these cases nothing was published.
+    pub async fn enqueue(self) -> Result<Confirmation> {
+        let deadline = Instant::now() + self.timeout;
+        self.hand_over(deadline).await
+    }
+
+    async fn hand_over(self, deadline: Instant) -> Result<Confirmation> {
+        let Self { broker, topic, message, partition, .. } = self;
+        let mut message = message?;
+        check_message(&message).map_err(|error| error.with("topic", topic))?;
+        broker.check_open("publish").map_err(|error| error.with("topic", topic))?;
+        let bytes =
+            (message.byte_len() + OVERHEAD_BYTES).min(broker.inner.settings.publish_buffer_bytes);
+        let room = broker.inner.room.clone();
+        let permit = match room.clone().try_acquire_many_owned(bytes as u32) {
+            Ok(permit) => permit,
+            Err(_) => match timeout_at(deadline, room.acquire_many_owned(bytes as u32)).await {
+                Ok(Ok(permit)) => permit,
+                // The semaphore is never closed, so this is the time limit.
+                _ => {
+                    let text = "no room among the messages in flight within the time limit";
+                    let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
+                    return Err(error.with("topic", topic));
+                }
+            },
+        };
+        if message.id().is_none() {
+            message = message.with_id(MessageId::new());
+        }
+        if message.timestamp().is_none() {
+            message = message.with_timestamp(SystemTime::now());
+        }
+        let (confirm, answer) = Confirm::channel(permit);
+        let outgoing = Outgoing { topic, partition, message, deadline, confirm };
+        broker.inner.backend.publish(outgoing);
+        Ok(Confirmation { answer, topic })
+    }
+}
+
+impl IntoFuture for Publish {
+    type Output = Result<Receipt>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Receipt>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let topic = self.topic;
+            let deadline = Instant::now() + self.timeout;
+            let confirmation = self.hand_over(deadline).await?;
+            match timeout_at(deadline + GRACE, confirmation).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let text = "the backend did not answer within the time limit";
+                    let error = Error::new(ErrorKind::Timeout, "publish", text).indeterminate();
+                    Err(error.with("topic", topic))
+                }
+            }
+        })
+    }
+}
+
+/// The confirmation of an enqueued message, to be awaited at any time, or not at all.
+#[derive(Debug)]
+pub struct Confirmation {
+    answer: oneshot::Receiver<Result<Receipt>>,
+    topic: Name,
+}
+
+impl Future for Confirmation {
+    type Output = Result<Receipt>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(cx).map(|answer| match answer {
+            Ok(result) => result,
+            // `Confirm` answers when it is dropped, so only a runtime that ends gets here.
+            Err(_) => {
+                let error = Error::new(ErrorKind::Other, "publish", "the answer was lost");
+                Err(error.indeterminate().with("topic", self.topic))
+            }
+        })
+    }
+}
