@@ -264,6 +264,13 @@ pub struct Subscribe {
     pub prefetch: usize,
 }
 
+impl Subscribe {
+    /// A membership in this group of one topic, with at most [`DEFAULT_PREFETCH`] unsettled.
+    pub fn new(topic: Name, group: GroupSpec) -> Self {
+        Self { topics: vec![topic], group, prefetch: DEFAULT_PREFETCH }
+    }
+}
+
 /// A reading without a group.
 #[derive(Debug, Clone)]
 pub struct Read {
@@ -275,6 +282,13 @@ pub struct Read {
     pub start: Start,
     /// Where it ends.
     pub until: Until,
+}
+
+impl Read {
+    /// A reading of the whole topic, from its oldest message to the one that is the last now.
+    pub const fn new(topic: Name) -> Self {
+        Self { topic, partitions: None, start: Start::Earliest, until: Until::CaughtUp }
+    }
 }
 
 /// The error for a missing capability, with the backend's own reason.
@@ -328,6 +342,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).close().await
     }
 }
+
+/// How many deliveries may be unsettled where nothing is said.
+pub const DEFAULT_PREFETCH: usize = 256;
 
 /// How long a publish may take where nothing is said.
 pub const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,6 +8,7 @@ mod broker;
 mod capabilities;
 mod codec;
 mod confirm;
+mod consumer;
 mod delivery;
 mod error;
 mod headers;
@@ -23,13 +24,14 @@ mod subscription;
 mod topic;
 
 pub use backend::{
-    Backend, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Order, Outgoing, Read, Receipt, Settle,
-    Settlement, Source, Start, Subscribe, Until,
+    Backend, DEFAULT_PREFETCH, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Order, Outgoing, Read, Receipt,
+    Settle, Settlement, Source, Start, Subscribe, Until,
 };
 pub use broker::{Broker, Settings};
 pub use capabilities::{Capabilities, Capability};
 pub use codec::{Codec, Json, Raw};
 pub use confirm::Confirm;
+pub use consumer::{Consumer, Context, Failure, Permanent, Retry, Unprocessable};
 pub use delivery::{Delivery, Received};
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, FieldError, Result};
 pub use headers::{Foreign, HeaderValue, Headers};

@@ -1,0 +1,174 @@
+//! One message: decoded, handled, tried again, settled.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::{Context, Failure, Retry, Unprocessable};
+use crate::backend::Settlement;
+use crate::broker::Broker;
+use crate::delivery::{Delivery, Received, Settler};
+use crate::error::{Error, ErrorKind, Result};
+use crate::topic::Topic;
+
+/// How often a job that pauses between attempts looks whether its partition is still its own.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What all messages of a consumer share.
+pub(super) struct Work<T: 'static, F> {
+    pub(super) broker: Broker,
+    pub(super) topic: Topic<T>,
+    pub(super) retry: Retry,
+    pub(super) unprocessable: Unprocessable,
+    pub(super) handler: F,
+    pub(super) stopping: Stopping,
+}
+
+/// Tells jobs that pause between attempts that there will be no further attempt.
+#[derive(Default)]
+pub(super) struct Stopping {
+    stopped: AtomicBool,
+    changed: Notify,
+}
+
+impl Stopping {
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
+pub(super) struct Held {
+    received: Arc<Received>,
+    settler: Option<Settler>,
+}
+
+impl Held {
+    pub(super) fn new(delivery: Delivery) -> Option<Self> {
+        let (received, settler) = delivery.into_parts();
+        received.map(|received| Self { received: Arc::new(received), settler })
+    }
+
+    pub(super) fn received(&self) -> &Received {
+        &self.received
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.settler.as_ref().is_none_or(Settler::is_live)
+    }
+
+    fn settle(mut self, settlement: Settlement) {
+        if let Some(settler) = self.settler.take() {
+            settler.done(settlement);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(settler) = self.settler.take() {
+            settler.requeue(self.received.message.clone());
+        }
+    }
+}
+
+impl<T, F, Fut> Work<T, F>
+where
+    F: Fn(T, Context) -> Fut,
+    Fut: Future<Output = Result<(), Failure>>,
+{
+    /// Handles one message until it is settled or handed back.
+    ///
+    /// # Errors
+    /// What has to stop the consumer; the message was handed back.
+    pub(super) async fn handle(&self, held: Held) -> Result<()> {
+        let mut pauses = self.retry.pauses();
+        for attempt in 1.. {
+            let value = match self.topic.decode(&held.received.message) {
+                Ok(value) => value,
+                Err(error) => return self.give_up(held, error),
+            };
+            let context = Context::new(held.received.clone(), attempt, self.broker.clone());
+            let handling = async { (self.handler)(value, context).await };
+            let failure = match AssertUnwindSafe(handling).catch_unwind().await {
+                Ok(Ok(())) => {
+                    held.settle(Settlement::Ack);
+                    return Ok(());
+                }
+                Ok(Err(failure)) => failure,
+                Err(panic) => Failure::from(panic_text(panic.as_ref())),
+            };
+            let pause = match pauses.next() {
+                Some(pause) if !failure.is_permanent() => failure.delay().unwrap_or(pause),
+                _ => {
+                    let text = format!("the handler failed: {failure}");
+                    let error = Error::new(ErrorKind::Handler, "consume", text)
+                        .with("topic", self.topic.name())
+                        .with("attempts", attempt)
+                        .with_source(failure.into_error());
+                    return self.give_up(held, error);
+                }
+            };
+            let received = held.received();
+            tracing::warn!(topic = %received.topic, partition = received.partition,
+                offset = received.offset, attempt, ?pause, error = %failure,
+                "the handler failed and is called again after the pause");
+            if !self.pause(&held, pause).await {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits before the next attempt; `false` if there is to be none.
+    async fn pause(&self, held: &Held, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            let stopped = self.stopping.changed.notified();
+            if self.stopping.is_stopped() || !held.is_live() {
+                return false;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            // Whichever of the two it was, the loop looks again.
+            let _ = timeout(left.min(LOOK), stopped).await;
+        }
+    }
+
+    fn give_up(&self, held: Held, error: Error) -> Result<()> {
+        let received = held.received();
+        let error = error.with("partition", received.partition);
+        let error = match received.offset {
+            Some(offset) => error.with("offset", offset),
+            None => error,
+        };
+        match self.unprocessable {
+            Unprocessable::Stop => Err(error),
+            Unprocessable::Discard => {
+                tracing::error!(%error, "a message was discarded");
+                held.settle(Settlement::Reject);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the handler panicked: {}", text.unwrap_or("with something that is not text"))
+}
