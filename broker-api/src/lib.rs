@@ -22,6 +22,7 @@ mod publish;
 mod spec;
 mod subscription;
 mod topic;
+mod watermark;
 
 pub use backend::{
     Backend, DEFAULT_PREFETCH, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Order, Outgoing, Read, Receipt,
@@ -44,6 +45,7 @@ pub use publish::{Confirmation, Publish};
 pub use spec::{DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_PARTITIONS, TopicDescription, TopicSpec};
 pub use subscription::Subscription;
 pub use topic::{Payload, Topic};
+pub use watermark::Watermark;
 
 /// `async_trait` as [`Backend`] uses it, for implementers.
 pub use async_trait::async_trait;
