@@ -180,9 +180,13 @@ fn be_killed(kind: &str) -> ExitCode {
 }
 
 async fn explains_failure() -> Outcome {
-    let error = RabbitMq::start(RabbitMqConfig::default().setting("no.such.setting", "1")).await;
-    let error = error.err().ok_or("it started with an unknown setting")?.to_string();
-    ensure(error.starts_with("RabbitMQ 4") && error.contains("no.such.setting"), &error)
+    match RabbitMq::start(RabbitMqConfig::default().setting("no.such.setting", "1")).await {
+        Err(LocalError::Ended { name, log, .. }) => {
+            ensure(name.starts_with("RabbitMQ 4") && log.contains("no.such.setting"), &log)
+        }
+        Err(error) => Err(error.into()),
+        Ok(_) => Err("it started with an unknown setting".into()),
+    }
 }
 
 impl Broker {

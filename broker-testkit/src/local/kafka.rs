@@ -60,6 +60,9 @@ impl Default for KafkaConfig {
             ("share.coordinator.state.topic.num.partitions", "4"),
             // Stock is three seconds' wait for further members before a group's first message.
             ("group.initial.rebalance.delay.ms", "0"),
+            // After a kill the node must wait for its own former session to end; stock is nine seconds.
+            ("broker.session.timeout.ms", "3000"),
+            ("broker.heartbeat.interval.ms", "500"),
         ];
         Self {
             listeners: vec![Listener { name: "PLAINTEXT".into(), protocol: "PLAINTEXT".into() }],
