@@ -9,6 +9,7 @@ mod capabilities;
 mod codec;
 mod confirm;
 mod consumer;
+pub mod dead_letter;
 mod delivery;
 mod error;
 mod headers;

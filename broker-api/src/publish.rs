@@ -37,12 +37,14 @@ pub struct Publish {
     message: Result<Message>,
     partition: Option<u32>,
     timeout: Duration,
+    /// Whether the headers are an application's, to be checked against the rules.
+    checked: bool,
 }
 
 impl Publish {
     pub(crate) fn new(broker: Broker, topic: Name, message: Result<Message>) -> Self {
         let timeout = broker.inner.settings.publish_timeout;
-        Self { broker, topic, message, partition: None, timeout }
+        Self { broker, topic, message, partition: None, timeout, checked: true }
     }
 
     /// Replaces the key that the topic takes from the value.
@@ -81,6 +83,12 @@ impl Publish {
         self
     }
 
+    /// Publishes headers as they are: those of a message that was received, and our own.
+    pub(crate) fn with_any_headers(mut self) -> Self {
+        self.checked = false;
+        self
+    }
+
     fn map(mut self, change: impl FnOnce(Message) -> Message) -> Self {
         self.message = self.message.map(change);
         self
@@ -98,9 +106,11 @@ impl Publish {
     }
 
     async fn hand_over(self, deadline: Instant) -> Result<Confirmation> {
-        let Self { broker, topic, message, partition, .. } = self;
+        let Self { broker, topic, message, partition, checked, .. } = self;
         let mut message = message?;
-        check_message(&message).map_err(|error| error.with("topic", topic))?;
+        if checked {
+            check_message(&message).map_err(|error| error.with("topic", topic))?;
+        }
         broker.check_open("publish").map_err(|error| error.with("topic", topic))?;
         let bytes =
             (message.byte_len() + OVERHEAD_BYTES).min(broker.inner.settings.publish_buffer_bytes);

@@ -21,7 +21,7 @@ pub struct TopicSpec {
     pub partitions: Option<u32>,
     /// Number of copies that the broker keeps; the broker's default where `None`.
     pub replication: Option<u16>,
-    /// How long messages are kept for replay. On RabbitMQ a topic keeps messages for replay (in a
+    /// How long messages are kept for replay; [`Duration::MAX`] is for ever. On RabbitMQ a topic keeps messages for replay (in a
     /// stream) only if this or `retention_bytes` is set.
     pub retention: Option<Duration>,
     /// How many bytes are kept for replay: on Kafka for each partition, on RabbitMQ in all.

@@ -1,21 +1,25 @@
-//! One message: decoded, handled, tried again, settled.
+//! One message: decoded, handled, tried again, put off or given up, settled.
 
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{Context, Failure, Retry, Unprocessable};
+use super::escalation::{Escalation, Next};
+use super::{Context, Failure, Retry};
 use crate::backend::Settlement;
 use crate::broker::Broker;
+use crate::dead_letter::headers::History;
 use crate::delivery::{Delivery, Received, Settler};
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::Message;
+use crate::name::Name;
 use crate::topic::Topic;
 
 /// How often a job that pauses between attempts looks whether its partition is still its own.
@@ -26,7 +30,7 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) broker: Broker,
     pub(super) topic: Topic<T>,
     pub(super) retry: Retry,
-    pub(super) unprocessable: Unprocessable,
+    pub(super) escalation: Escalation,
     pub(super) handler: F,
     pub(super) stopping: Stopping,
 }
@@ -51,18 +55,50 @@ impl Stopping {
 
 /// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
 pub(super) struct Held {
+    /// As the application sees it: without our headers, from the topic it was published to.
     received: Arc<Received>,
+    history: History,
+    /// As it was delivered, where that is something else.
+    delivered: Option<Box<Message>>,
     settler: Option<Settler>,
 }
 
 impl Held {
+    /// A delivery of the topic itself.
     pub(super) fn new(delivery: Delivery) -> Option<Self> {
         let (received, settler) = delivery.into_parts();
-        received.map(|received| Self { received: Arc::new(received), settler })
+        received.map(|received| Self {
+            received: Arc::new(received),
+            history: History::default(),
+            delivered: None,
+            settler,
+        })
+    }
+
+    /// A delivery of one of the retry topics, which stands for one of `topic`.
+    pub(super) fn retried(delivery: Delivery, topic: Name) -> Option<Self> {
+        let (received, settler) = delivery.into_parts();
+        received.map(|received| {
+            let delivered = Some(Box::new(received.message.clone()));
+            let (history, message) = History::take(received.message);
+            let received = Received {
+                message,
+                topic,
+                partition: history.partition.unwrap_or_default(),
+                offset: history.offset,
+                redeliveries: received.redeliveries,
+            };
+            Self { received: Arc::new(received), history, delivered, settler }
+        })
     }
 
     pub(super) fn received(&self) -> &Received {
         &self.received
+    }
+
+    /// When it is to be handled, if not at once.
+    pub(super) fn due(&self) -> Option<SystemTime> {
+        self.history.due
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -79,7 +115,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(settler) = self.settler.take() {
-            settler.requeue(self.received.message.clone());
+            let delivered = self.delivered.take().map(|message| *message);
+            settler.requeue(delivered.unwrap_or_else(|| self.received.message.clone()));
         }
     }
 }
@@ -93,13 +130,15 @@ where
     ///
     /// # Errors
     /// What has to stop the consumer; the message was handed back.
-    pub(super) async fn handle(&self, held: Held) -> Result<()> {
+    pub(super) async fn handle(&self, mut held: Held) -> Result<()> {
         let mut pauses = self.retry.pauses();
-        for attempt in 1.. {
+        loop {
             let value = match self.topic.decode(&held.received.message) {
                 Ok(value) => value,
-                Err(error) => return self.give_up(held, error),
+                Err(error) => return self.give_up(held, error, false).await,
             };
+            held.history.attempts = held.history.attempts.saturating_add(1);
+            let attempt = held.history.attempts;
             let context = Context::new(held.received.clone(), attempt, self.broker.clone());
             let handling = async { (self.handler)(value, context).await };
             let failure = match AssertUnwindSafe(handling).catch_unwind().await {
@@ -110,15 +149,17 @@ where
                 Ok(Err(failure)) => failure,
                 Err(panic) => Failure::from(panic_text(panic.as_ref())),
             };
+            held.history.first_failure.get_or_insert_with(SystemTime::now);
             let pause = match pauses.next() {
                 Some(pause) if !failure.is_permanent() => failure.delay().unwrap_or(pause),
                 _ => {
+                    let permanent = failure.is_permanent();
                     let text = format!("the handler failed: {failure}");
                     let error = Error::new(ErrorKind::Handler, "consume", text)
                         .with("topic", self.topic.name())
                         .with("attempts", attempt)
                         .with_source(failure.into_error());
-                    return self.give_up(held, error);
+                    return self.give_up(held, error, !permanent).await;
                 }
             };
             let received = held.received();
@@ -129,7 +170,6 @@ where
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Waits before the next attempt; `false` if there is to be none.
@@ -149,19 +189,44 @@ where
         }
     }
 
-    fn give_up(&self, held: Held, error: Error) -> Result<()> {
+    /// Puts the message off, or ends it, as the policy says.
+    async fn give_up(&self, held: Held, error: Error, may_wait: bool) -> Result<()> {
         let received = held.received();
         let error = error.with("partition", received.partition);
         let error = match received.offset {
             Some(offset) => error.with("offset", offset),
             None => error,
         };
-        match self.unprocessable {
-            Unprocessable::Stop => Err(error),
-            Unprocessable::Discard => {
+        match self.escalation.next(received, &held.history, &error, may_wait) {
+            Next::Publish(to, message) => {
+                tracing::warn!(%error, %to, "a message is put off or given up");
+                self.move_on(held, to, message).await
+            }
+            Next::Discard => {
                 tracing::error!(%error, "a message was discarded");
                 held.settle(Settlement::Reject);
                 Ok(())
+            }
+            Next::Stop => Err(error),
+        }
+    }
+
+    /// Publishes the message to its next station, and settles it only when that is confirmed.
+    async fn move_on(&self, held: Held, to: Name, message: Message) -> Result<()> {
+        let mut pauses = Retry::forever().pauses();
+        loop {
+            let published = self.broker.publish_message(to, message.clone()).with_any_headers();
+            let error = match published.await {
+                Ok(_) => {
+                    held.settle(Settlement::Ack);
+                    return Ok(());
+                }
+                Err(error) if error.is_permanent() => return Err(error),
+                Err(error) => error,
+            };
+            tracing::error!(%error, %to, "a failed message could not be moved on; it is tried again");
+            if !self.pause(&held, pauses.next().unwrap_or(LOOK)).await {
+                return Ok(());
             }
         }
     }

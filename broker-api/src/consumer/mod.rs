@@ -1,9 +1,12 @@
 //! A consumer: decode, validate, handle, settle.
 
 mod context;
+mod delayed;
+mod escalation;
 mod failure;
 mod job;
 mod lanes;
+mod membership;
 mod retry;
 mod runner;
 
@@ -26,11 +29,13 @@ use crate::topic::Topic;
 /// the handler says that it never will be, or its attempts are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unprocessable {
-    /// The consumer stops with the error; the message stays, and comes again.
+    /// It goes to the dead-letter topic, with the reason in its headers, and the next one follows.
     #[default]
-    Stop,
-    /// The message is rejected, and the error logged.
+    DeadLetter,
+    /// It is rejected, and the error logged.
     Discard,
+    /// The consumer stops with the error; the message stays, and comes again.
+    Stop,
 }
 
 /// A consumer of one topic in one group, to be configured and then run.
@@ -56,12 +61,14 @@ pub struct Consumer<T: 'static> {
     concurrency: usize,
     retry: Retry,
     unprocessable: Unprocessable,
+    dead_letters: Result<Option<Name>>,
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Broker {
     /// A consumer of a topic in a group. Without further settings it handles one message at a
-    /// time, and tries a failed one again for ever.
+    /// time, tries a failed one again as [`Retry::exponential`] says, and moves one that still
+    /// fails, or cannot be decoded, to the dead-letter topic `{topic}.{group}.dlt`.
     pub fn consumer<T>(&self, topic: Topic<T>, group: &str) -> Consumer<T> {
         Consumer {
             broker: self.clone(),
@@ -71,6 +78,7 @@ impl Broker {
             concurrency: 1,
             retry: Retry::default(),
             unprocessable: Unprocessable::default(),
+            dead_letters: Ok(None),
             stop: None,
         }
     }
@@ -116,6 +124,12 @@ impl<T: 'static> Consumer<T> {
         self
     }
 
+    /// Sets the dead-letter topic, which may be shared by many topics and groups.
+    pub fn dead_letter_topic(mut self, topic: &str) -> Self {
+        self.dead_letters = Name::intern(topic).map(Some);
+        self
+    }
+
     /// Stops the consumer when this future ends: what is being handled is finished (at most
     /// [`Settings::drain_timeout`](crate::Settings)), the rest is handed back.
     pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -152,17 +166,25 @@ impl<T: 'static> Consumer<T> {
     }
 
     fn subscription(&self) -> Result<Subscribe> {
-        let group = match &self.group {
-            Ok(group) => *group,
-            Err(error) => {
-                return Err(Error::new(error.kind(), "consume", error.message().to_owned())
-                    .with("topic", self.topic.name()));
-            }
-        };
+        let group = *self.group.as_ref().map_err(|error| self.bad_name(error))?;
         let mut subscribe = Subscribe::new(self.topic.name(), group);
         subscribe.prefetch =
             self.prefetch.unwrap_or_else(|| subscribe.prefetch.max(4 * self.concurrency));
         Ok(subscribe)
+    }
+
+    fn escalation(&self) -> Result<escalation::Escalation> {
+        let group = self.group.as_ref().map_err(|error| self.bad_name(error))?.name;
+        let dead_letters = *self.dead_letters.as_ref().map_err(|error| self.bad_name(error))?;
+        let delays = self.retry.delay_list();
+        let topic = self.topic.name();
+        escalation::Escalation::new(topic, group, delays, self.unprocessable, dead_letters)
+    }
+
+    /// An error that a setter met, told when the consumer is started.
+    fn bad_name(&self, error: &Error) -> Error {
+        Error::new(error.kind(), "consume", error.message().to_owned())
+            .with("topic", self.topic.name())
     }
 }
 

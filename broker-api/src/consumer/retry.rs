@@ -4,62 +4,90 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// How a handler that failed is called again: after pauses that grow exponentially to a cap, with
-/// a jitter that only ever lengthens them. The message stays unsettled meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How a handler that failed is called again.
+///
+/// First in place, after pauses that grow exponentially to a cap, with a jitter that only ever
+/// lengthens them. The message stays unsettled meanwhile, and later ones of its key wait.
+///
+/// Then, where [`Retry::delays`] are set, later: the message waits in a topic of the group's own,
+/// and blocks nobody. Later messages of its key pass it, unless the delays are left out.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     attempts: Option<u32>,
     initial: Duration,
     factor: f32,
     max: Duration,
     jitter: bool,
+    delays: Vec<Duration>,
 }
 
 impl Retry {
-    /// Without end: 100 ms, doubled up to 30 s, with jitter.
+    /// Ten attempts with pauses from 100 ms, doubled up to 30 s, with jitter: a minute in all.
     pub const fn exponential() -> Self {
         Self {
-            attempts: None,
+            attempts: Some(10),
             initial: Duration::from_millis(100),
             factor: 2.0,
             max: Duration::from_secs(30),
             jitter: true,
+            delays: Vec::new(),
         }
+    }
+
+    /// The same without end.
+    pub const fn forever() -> Self {
+        let mut retry = Self::exponential();
+        retry.attempts = None;
+        retry
     }
 
     /// Not at all: the first failure is the last.
     pub const fn none() -> Self {
-        Self::exponential().attempts(1)
+        let mut retry = Self::exponential();
+        retry.attempts = Some(1);
+        retry
     }
 
-    /// Sets how often the handler is called at most, the first time included; at least once.
-    pub const fn attempts(mut self, attempts: u32) -> Self {
+    /// Sets how often the handler is called in place, the first time included; at least once. After
+    /// each of the delays it is called as often again.
+    pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);
         self
     }
 
     /// Sets the first pause.
-    pub const fn initial(mut self, pause: Duration) -> Self {
+    pub fn initial(mut self, pause: Duration) -> Self {
         self.initial = pause;
         self
     }
 
     /// Sets what each pause is multiplied by to get the next; below 1 it counts as 1.
-    pub const fn factor(mut self, factor: f32) -> Self {
+    pub fn factor(mut self, factor: f32) -> Self {
         self.factor = factor;
         self
     }
 
     /// Sets the longest pause, before jitter.
-    pub const fn max(mut self, pause: Duration) -> Self {
+    pub fn max(mut self, pause: Duration) -> Self {
         self.max = pause;
         self
     }
 
     /// Sets whether up to the first pause is added at random, so that many do not retry at once.
-    pub const fn jitter(mut self, jitter: bool) -> Self {
+    pub fn jitter(mut self, jitter: bool) -> Self {
         self.jitter = jitter;
         self
+    }
+
+    /// Sets the delays of the retries that follow those in place, such as 10 s, 1 min, 10 min. Each
+    /// needs a topic of its own, `{topic}.{group}.retry.{delay}`, which the consumer creates.
+    pub fn delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
+        self.delays = delays.into_iter().collect();
+        self
+    }
+
+    pub(crate) fn delay_list(&self) -> &[Duration] {
+        &self.delays
     }
 
     /// The pauses after each failed attempt; at its end the message is given up.
@@ -103,9 +131,9 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_the_cap_and_end_with_the_attempts() {
-        let retry = Retry::exponential().jitter(false).max(Duration::from_millis(500));
+        let retry = Retry::forever().jitter(false).max(Duration::from_millis(500));
         assert_eq!(ms(retry.pauses(), 5), [100, 200, 400, 500, 500]);
-        assert_eq!(ms(retry.attempts(3).pauses(), 5), [100, 200]);
+        assert_eq!(ms(retry.clone().attempts(3).pauses(), 5), [100, 200]);
         assert_eq!(ms(Retry::none().pauses(), 5), [0; 0]);
         assert_eq!(ms(retry.attempts(0).pauses(), 5), [0; 0]);
     }
@@ -114,7 +142,7 @@ mod tests {
     fn jitter_only_ever_lengthens_a_pause() {
         let plain = Retry::exponential().jitter(false).attempts(12);
         for _ in 0..100 {
-            for (with, without) in plain.jitter(true).pauses().zip(plain.pauses()) {
+            for (with, without) in plain.clone().jitter(true).pauses().zip(plain.pauses()) {
                 assert!(with >= without && with <= without * 2, "{with:?} {without:?}");
             }
         }

@@ -4,21 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
-use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::delayed::Delayed;
 use super::job::{Held, Stopping, Work};
 use super::lanes::{Lane, Lanes};
+use super::membership::Membership;
 use super::{Consumer, Context, Failure};
-use crate::backend::{Order, Subscribe};
-use crate::broker::Broker;
+use crate::backend::Order;
 use crate::delivery::Delivery;
-use crate::error::{Error, Result};
-use crate::subscription::Subscription;
-
-/// How many deliveries are taken at once.
-const BATCH: usize = 256;
+use crate::error::Result;
 
 /// A handler at work, with the lane to free when it is done.
 type Handling<'a> = Pin<Box<dyn Future<Output = (Option<Lane>, Result<()>)> + 'a>>;
@@ -28,12 +24,14 @@ where
     F: Fn(T, Context) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    let subscribe = consumer.subscription()?;
-    consumer.broker.check_open("consume")?;
-    // `Broker::close` waits until this receiver is gone.
-    let mut closing = consumer.broker.inner.closing.subscribe();
+    let mut subscribe = consumer.subscription()?;
+    let escalation = consumer.escalation()?;
+    let broker = consumer.broker.clone();
+    broker.check_open("consume")?;
+    // `Broker::close` waits until this receiver is gone, which is at the end of this function.
+    let mut closing = broker.inner.closing.subscribe();
     let until = consumer.stop.take();
-    let stop = async move {
+    let stop = async {
         let until = async {
             match until {
                 Some(until) => until.await,
@@ -45,17 +43,25 @@ where
             // The sender lives in the broker, of which this consumer holds a clone.
             _ = closing.wait_for(|closing| *closing) => {}
         }
-        closing
     };
+    tokio::pin!(stop);
+
+    escalation.create(&broker).await?;
+    subscribe.topics.extend(escalation.immediate());
+    let mut membership = Membership::new(broker.clone(), subscribe.clone());
+    let delayed = escalation.delayed(subscribe.prefetch);
+    let mut delayed = Delayed::new(
+        consumer.topic.name(),
+        delayed.map(|subscribe| Membership::new(broker.clone(), subscribe)),
+    );
     let work = Work {
-        broker: consumer.broker.clone(),
+        broker,
         topic: consumer.topic,
         retry: consumer.retry,
-        unprocessable: consumer.unprocessable,
+        escalation,
         handler,
         stopping: Stopping::default(),
     };
-    let mut membership = Membership::new(consumer.broker.clone(), subscribe.clone());
     let mut runner = Runner {
         work: &work,
         lanes: Lanes::new(),
@@ -64,24 +70,23 @@ where
         keyed: subscribe.group.order == Order::Key,
     };
 
-    tokio::pin!(stop);
-    let mut guard = None;
     let outcome = loop {
         if let Err(error) = runner.start().await {
             break Err(error);
         }
         tokio::select! {
             biased;
-            closing = &mut stop => {
-                guard = Some(closing);
-                break Ok(());
-            }
+            () = &mut stop => break Ok(()),
             Some((lane, handled)) = runner.handling.next() => {
                 runner.finish(lane);
                 if let Err(error) = handled {
                     break Err(error);
                 }
             }
+            due = delayed.next() => match due {
+                Ok(due) => due.into_iter().for_each(|held| runner.push(held)),
+                Err(error) => break Err(error),
+            },
             batch = membership.next() => match batch {
                 Ok(Some(batch)) => runner.take(batch),
                 Ok(None) => break Ok(()),
@@ -98,8 +103,7 @@ where
     };
     let drained = runner.drain().await;
     drop(runner);
-    let closed = membership.close().await;
-    drop(guard);
+    let closed = membership.close().await.and(delayed.close().await);
     outcome.and(drained).and(closed)
 }
 
@@ -117,11 +121,23 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     fn take(&mut self, batch: Vec<Delivery>) {
-        for held in batch.into_iter().filter_map(Held::new) {
-            let received = held.received();
-            let key = if self.keyed { received.message.key().cloned() } else { None };
-            self.lanes.push((received.topic, received.partition), key, held);
+        let topic = self.work.topic.name();
+        for delivery in batch {
+            let held = match delivery.received().topic == topic {
+                true => Held::new(delivery),
+                // Put back from the dead letters.
+                false => Held::retried(delivery, topic),
+            };
+            if let Some(held) = held {
+                self.push(held);
+            }
         }
+    }
+
+    fn push(&mut self, held: Held) {
+        let received = held.received();
+        let key = if self.keyed { received.message.key().cloned() } else { None };
+        self.lanes.push((received.topic, received.partition), key, held);
     }
 
     /// Starts as many handlers as may run at a time.
@@ -183,66 +199,4 @@ where
         }
         outcome
     }
-}
-
-/// The membership in the group, joined again when it was lost.
-struct Membership {
-    broker: Broker,
-    subscribe: Subscribe,
-    state: State,
-    failures: u32,
-}
-
-enum State {
-    Joining(BoxFuture<'static, Result<Subscription>>),
-    Joined(Subscription),
-}
-
-impl Membership {
-    fn new(broker: Broker, subscribe: Subscribe) -> Self {
-        let state = State::Joining(join(broker.clone(), subscribe.clone(), 0));
-        Self { broker, subscribe, state, failures: 0 }
-    }
-
-    /// The next deliveries. Cancel-safe.
-    async fn next(&mut self) -> Result<Option<Vec<Delivery>>> {
-        loop {
-            match &mut self.state {
-                State::Joined(subscription) => {
-                    let batch = subscription.next_batch(BATCH).await?;
-                    self.failures = 0;
-                    return Ok(batch);
-                }
-                State::Joining(joining) => self.state = State::Joined(joining.await?),
-            }
-        }
-    }
-
-    fn rejoin(&mut self, error: &Error) {
-        tracing::warn!(%error, group = %self.subscribe.group.name, "the consumer joins its group again");
-        self.failures += 1;
-        self.state =
-            State::Joining(join(self.broker.clone(), self.subscribe.clone(), self.failures));
-    }
-
-    async fn close(self) -> Result<()> {
-        match self.state {
-            State::Joining(_) => Ok(()),
-            State::Joined(subscription) => subscription.close().await,
-        }
-    }
-}
-
-fn join(
-    broker: Broker,
-    subscribe: Subscribe,
-    failures: u32,
-) -> BoxFuture<'static, Result<Subscription>> {
-    Box::pin(async move {
-        if let Some(before) = failures.checked_sub(1) {
-            let pause = super::Retry::exponential().pauses().nth(before.min(16) as usize);
-            sleep(pause.unwrap_or_default()).await;
-        }
-        broker.subscribe(subscribe).await
-    })
 }
