@@ -1,2 +1,3 @@
 //! Under construction.
+pub mod conformance;
 pub mod local;
