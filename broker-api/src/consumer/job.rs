@@ -30,6 +30,7 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) broker: Broker,
     pub(super) topic: Topic<T>,
     pub(super) retry: Retry,
+    pub(super) handler_timeout: Option<Duration>,
     pub(super) escalation: Escalation,
     pub(super) handler: F,
     pub(super) stopping: Stopping,
@@ -140,14 +141,12 @@ where
             held.history.attempts = held.history.attempts.saturating_add(1);
             let attempt = held.history.attempts;
             let context = Context::new(held.received.clone(), attempt, self.broker.clone());
-            let handling = async { (self.handler)(value, context).await };
-            let failure = match AssertUnwindSafe(handling).catch_unwind().await {
-                Ok(Ok(())) => {
+            let failure = match self.call(value, context).await {
+                Ok(()) => {
                     held.settle(Settlement::Ack);
                     return Ok(());
                 }
-                Ok(Err(failure)) => failure,
-                Err(panic) => Failure::from(panic_text(panic.as_ref())),
+                Err(failure) => failure,
             };
             held.history.first_failure.get_or_insert_with(SystemTime::now);
             let pause = match pauses.next() {
@@ -170,6 +169,20 @@ where
                 return Ok(());
             }
         }
+    }
+
+    /// Calls the handler once: its panic and its time-out are failures like any other.
+    async fn call(&self, value: T, context: Context) -> Result<(), Failure> {
+        let handling = async { (self.handler)(value, context).await };
+        let caught = AssertUnwindSafe(handling).catch_unwind();
+        let ended = match self.handler_timeout {
+            None => caught.await,
+            Some(limit) => match timeout(limit, caught).await {
+                Ok(ended) => ended,
+                Err(_) => return Err(format!("the handler took longer than {limit:?}").into()),
+            },
+        };
+        ended.unwrap_or_else(|panic| Err(panic_text(panic.as_ref()).into()))
     }
 
     /// Waits before the next attempt; `false` if there is to be none.

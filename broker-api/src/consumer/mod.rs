@@ -4,6 +4,7 @@ mod context;
 mod delayed;
 mod escalation;
 mod failure;
+mod group;
 mod job;
 mod lanes;
 mod membership;
@@ -13,9 +14,11 @@ mod runner;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 pub use context::Context;
 pub use failure::{Failure, Permanent};
+pub use group::Group;
 pub use retry::Retry;
 
 use crate::backend::{GroupSpec, Order, Start, Subscribe};
@@ -62,6 +65,7 @@ pub struct Consumer<T: 'static> {
     retry: Retry,
     unprocessable: Unprocessable,
     dead_letters: Result<Option<Name>>,
+    handler_timeout: Option<Duration>,
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -79,6 +83,7 @@ impl Broker {
             retry: Retry::default(),
             unprocessable: Unprocessable::default(),
             dead_letters: Ok(None),
+            handler_timeout: None,
             stop: None,
         }
     }
@@ -130,10 +135,31 @@ impl<T: 'static> Consumer<T> {
         self
     }
 
+    /// Sets how long one call of the handler may take; for ever otherwise. A call that takes longer
+    /// is cancelled (its future is dropped) and counts as failed.
+    pub fn handler_timeout(mut self, limit: Duration) -> Self {
+        self.handler_timeout = Some(limit);
+        self
+    }
+
     /// Stops the consumer when this future ends: what is being handled is finished (at most
     /// [`Settings::drain_timeout`](crate::Settings)), the rest is handed back.
     pub fn until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
         self.stop = Some(Box::pin(stop));
+        self
+    }
+
+    /// Stops also when this future ends.
+    fn or_until(mut self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.stop = Some(match self.stop.take() {
+            None => Box::pin(stop),
+            Some(first) => Box::pin(async move {
+                tokio::select! {
+                    () = first => {}
+                    () = stop => {}
+                }
+            }),
+        });
         self
     }
 

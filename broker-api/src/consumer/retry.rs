@@ -18,6 +18,7 @@ pub struct Retry {
     factor: f32,
     max: Duration,
     jitter: bool,
+    total: Option<Duration>,
     delays: Vec<Duration>,
 }
 
@@ -30,6 +31,7 @@ impl Retry {
             factor: 2.0,
             max: Duration::from_secs(30),
             jitter: true,
+            total: None,
             delays: Vec::new(),
         }
     }
@@ -79,6 +81,12 @@ impl Retry {
         self
     }
 
+    /// Sets how long the pauses in place may take together; they end before they would exceed it.
+    pub fn total(mut self, total: Duration) -> Self {
+        self.total = Some(total);
+        self
+    }
+
     /// Sets the delays of the retries that follow those in place, such as 10 s, 1 min, 10 min. Each
     /// needs a topic of its own, `{topic}.{group}.retry.{delay}`, which the consumer creates.
     pub fn delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
@@ -95,7 +103,8 @@ impl Retry {
         let builder = ExponentialBuilder::default()
             .with_min_delay(self.initial)
             .with_max_delay(self.max.max(self.initial))
-            .with_factor(self.factor.max(1.0));
+            .with_factor(self.factor.max(1.0))
+            .with_total_delay(self.total);
         let builder = match self.attempts {
             None => builder.without_max_times(),
             Some(attempts) => builder.with_max_times(attempts.saturating_sub(1) as usize),

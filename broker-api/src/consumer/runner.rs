@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
@@ -15,9 +16,10 @@ use super::{Consumer, Context, Failure};
 use crate::backend::Order;
 use crate::delivery::Delivery;
 use crate::error::Result;
+use crate::name::Name;
 
-/// A handler at work, with the lane to free when it is done.
-type Handling<'a> = Pin<Box<dyn Future<Output = (Option<Lane>, Result<()>)> + 'a>>;
+/// How a handler ended, with the lane to free.
+type Handled = (Option<Lane>, Result<()>);
 
 pub(super) async fn run<T, F, Fut>(mut consumer: Consumer<T>, handler: F) -> Result<()>
 where
@@ -58,12 +60,20 @@ where
         broker,
         topic: consumer.topic,
         retry: consumer.retry,
+        handler_timeout: consumer.handler_timeout,
         escalation,
         handler,
         stopping: Stopping::default(),
     };
     let mut runner = Runner {
-        work: &work,
+        // The type of its future stays known, so the whole consumer is `Send` if the handler is.
+        begin: |lane, held| async {
+            let handled = work.handle(held).await;
+            (lane, handled)
+        },
+        topic: work.topic.name(),
+        stopping: &work.stopping,
+        drain_timeout: work.broker.inner.settings.drain_timeout,
         lanes: Lanes::new(),
         handling: FuturesUnordered::new(),
         concurrency: consumer.concurrency,
@@ -107,21 +117,25 @@ where
     outcome.and(drained).and(closed)
 }
 
-struct Runner<'a, T: 'static, F> {
-    work: &'a Work<T, F>,
+struct Runner<'a, B, H> {
+    /// Begins to handle a message.
+    begin: B,
+    topic: Name,
+    stopping: &'a Stopping,
+    drain_timeout: Duration,
     lanes: Lanes<Held>,
-    handling: FuturesUnordered<Handling<'a>>,
+    handling: FuturesUnordered<Pin<Box<H>>>,
     concurrency: usize,
     keyed: bool,
 }
 
-impl<'a, T, F, Fut> Runner<'a, T, F>
+impl<B, H> Runner<'_, B, H>
 where
-    F: Fn(T, Context) -> Fut,
-    Fut: Future<Output = Result<(), Failure>>,
+    B: Fn(Option<Lane>, Held) -> H,
+    H: Future<Output = Handled>,
 {
     fn take(&mut self, batch: Vec<Delivery>) {
-        let topic = self.work.topic.name();
+        let topic = self.topic;
         for delivery in batch {
             let held = match delivery.received().topic == topic {
                 true => Held::new(delivery),
@@ -152,11 +166,7 @@ where
                 self.finish(lane);
                 continue;
             }
-            let work = self.work;
-            let mut handling: Handling<'a> = Box::pin(async move {
-                let handled = work.handle(held).await;
-                (lane, handled)
-            });
+            let mut handling = Box::pin((self.begin)(lane, held));
             // Most handlers that do not wait are done at the first poll, and then it is cheaper
             // not to keep them among those that wait.
             match std::future::poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
@@ -180,8 +190,8 @@ where
     /// Hands back what was not begun, and waits for the rest, within the drain time.
     async fn drain(&mut self) -> Result<()> {
         self.lanes.drain();
-        self.work.stopping.stop();
-        let limit = self.work.broker.inner.settings.drain_timeout;
+        self.stopping.stop();
+        let limit = self.drain_timeout;
         let mut outcome = Ok(());
         let rest = async {
             while let Some((_, handled)) = self.handling.next().await {

@@ -137,6 +137,7 @@ impl DeadLetters {
     /// never ran here, [`ErrorKind::Invalid`] if it does not say where it came from.
     pub async fn redrive(&self, filter: &Filter, pace: Pace) -> Result<Vec<DeadLetter>> {
         let letters = self.list(filter).await?;
+        let records = self.records().await?;
         let mut ticks = match pace {
             Pace::Unlimited => None,
             Pace::PerSecond(number) => Some(interval(Duration::from_secs(1) / number.max(1))),
@@ -150,7 +151,7 @@ impl DeadLetters {
             }
             let (to, message) = letter.to_be_redriven()?;
             self.broker.publish_message(to, message).with_any_headers().await?;
-            self.record(letter, "redriven").await?;
+            self.record(records, letter, "redriven").await?;
         }
         Ok(letters)
     }
@@ -161,8 +162,9 @@ impl DeadLetters {
     /// Those of publishing the record of it; the ones before are discarded.
     pub async fn discard(&self, filter: &Filter) -> Result<Vec<DeadLetter>> {
         let letters = self.list(filter).await?;
+        let records = self.records().await?;
         for letter in &letters {
-            self.record(letter, "discarded").await?;
+            self.record(records, letter, "discarded").await?;
         }
         Ok(letters)
     }
@@ -180,10 +182,9 @@ impl DeadLetters {
         Ok(done)
     }
 
-    async fn record(&self, letter: &DeadLetter, outcome: &'static str) -> Result<()> {
+    async fn record(&self, to: Name, letter: &DeadLetter, outcome: &'static str) -> Result<()> {
         let record = Message::new(outcome).with_key(letter.id.clone());
-        self.broker.publish_message(self.records().await?, record).await?;
-        Ok(())
+        self.broker.publish_message(to, record).await.map(drop)
     }
 
     /// The topic of the records, created where it is not there.
