@@ -1,0 +1,70 @@
+//! What both applications need besides the messaging: their arguments, and a file of JSON lines.
+
+mod json_lines;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anybroker::{Broker, BrokerKind, Config, shutdown_signal};
+use tokio::sync::watch;
+
+pub(crate) use json_lines::JsonLines;
+
+/// Any error; `anybroker`'s own are one line, and so are these then.
+pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// What to do, from the arguments: `[publish|consume|both] [FILE]`.
+pub(crate) struct Task {
+    pub(crate) publish: bool,
+    pub(crate) consume: bool,
+    pub(crate) file: PathBuf,
+}
+
+impl Task {
+    pub(crate) fn from_args(default_file: &str) -> Result<Self, String> {
+        let mut args = std::env::args().skip(1);
+        let (publish, consume) = match args.next().as_deref() {
+            Some("publish") => (true, false),
+            Some("consume") => (false, true),
+            None | Some("both") => (true, true),
+            Some(other) => {
+                return Err(format!("{other:?}? The arguments are [publish|consume|both] [FILE]"));
+            }
+        };
+        let file = args.next().unwrap_or_else(|| default_file.into()).into();
+        Ok(Self { publish, consume, file })
+    }
+}
+
+/// Connects to the broker of the environment, else to the embedded one, and says which it is.
+pub(crate) async fn connect() -> anybroker::Result<Broker> {
+    let config = Config::from_env_or(BrokerKind::Memory)?;
+    match config.broker {
+        BrokerKind::Memory => println!(
+            "on the embedded broker, which ends with this process (for another set \
+             KAFKA_ENABLED=true and KAFKA_BROKERS, or RABBITMQ_URL)"
+        ),
+        BrokerKind::Kafka => println!("on Kafka"),
+        BrokerKind::RabbitMq => println!("on RabbitMQ"),
+    }
+    config.connect().await
+}
+
+/// Ends on SIGTERM and SIGINT, and when the work is complete.
+pub(crate) async fn stop(mut complete: watch::Receiver<bool>) {
+    tokio::select! {
+        () = shutdown_signal() => println!("ending, because of a signal"),
+        _ = complete.wait_for(|complete| *complete) => {}
+    }
+}
+
+/// The exit code of an application, whose error is printed in one line.
+pub(crate) fn exit(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
