@@ -157,15 +157,18 @@ impl Share {
         }
     }
 
-    /// Settles an offset; `false` if it was not in hand.
-    pub(super) fn settle(&mut self, offset: u64) -> bool {
-        self.unsettled.settle(offset).is_some()
+    /// Settles an offset; `false` if the source does not have it in hand.
+    pub(super) fn settle(&mut self, offset: u64, source: usize) -> bool {
+        let hold = self.unsettled.get_mut(offset);
+        hold.is_some_and(|hold| hold.by == Some(source)) && self.unsettled.settle(offset).is_some()
     }
 
-    /// Takes an offset back, to be handed out again; `false` if it was not in hand.
-    pub(super) fn give_back(&mut self, offset: u64) -> bool {
+    /// Takes an offset back, to be handed out again; `false` if the source does not have it in hand.
+    pub(super) fn give_back(&mut self, offset: u64, source: usize) -> bool {
         let Some(hold) = self.unsettled.get_mut(offset) else { return false };
-        let Some(_) = hold.by.take() else { return false };
+        if hold.by.take_if(|by| *by == source).is_none() {
+            return false;
+        }
         hold.redeliveries = hold.redeliveries.saturating_add(1);
         self.returned.insert(offset)
     }

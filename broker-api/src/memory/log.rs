@@ -123,12 +123,15 @@ impl Log {
         freed
     }
 
-    /// Drops the oldest messages that were appended before `since`, or are more than `bytes`.
+    /// Whether it has messages that were appended before `since`, or more than `bytes`.
+    pub(super) fn exceeds(&self, since: u64, bytes: usize) -> bool {
+        self.bytes > bytes || self.entries.front().is_some_and(|entry| entry.at < since)
+    }
+
+    /// Drops the oldest messages while it exceeds these limits.
     pub(super) fn retain(&mut self, floor: u64, since: u64, bytes: usize) -> usize {
         let mut freed = 0;
-        while self.can_drop(floor)
-            && (self.bytes > bytes || self.entries.front().is_some_and(|entry| entry.at < since))
-        {
+        while self.exceeds(since, bytes) && self.can_drop(floor) {
             freed += self.pop();
         }
         freed

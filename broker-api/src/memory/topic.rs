@@ -109,20 +109,34 @@ impl Topic {
         positions.min().unwrap_or(u64::MAX)
     }
 
+    /// Whether it has to know when its messages came.
+    pub(super) fn is_timed(&self) -> bool {
+        self.spec.retention.is_some()
+    }
+
     /// Drops what the compaction and the retention do not keep, and returns how many bytes.
     pub(super) fn tidy(&mut self, partition: usize, now: u64) -> usize {
-        let (time, bytes) = (self.spec.retention, self.spec.retention_bytes);
-        if !self.spec.compacted && time.is_none() && bytes.is_none() {
-            return 0;
-        }
-        let floor = self.floor(partition);
         if self.spec.compacted {
+            let floor = self.floor(partition);
             return self.logs[partition].compact(floor);
         }
-        let age = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let since = age.map_or(0, |age| now.saturating_sub(age));
-        let bytes = bytes.map_or(usize::MAX, |b| usize::try_from(b).unwrap_or(usize::MAX));
-        self.logs[partition].retain(floor, since, bytes)
+        let age = self
+            .spec
+            .retention
+            .map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let since = now.saturating_sub(age);
+        let bytes = self
+            .spec
+            .retention_bytes
+            .map_or(usize::MAX, |b| usize::try_from(b).unwrap_or(usize::MAX));
+        // The floor costs a look at every group, so it is only asked for when it matters.
+        match self.logs[partition].exceeds(since, bytes) {
+            true => {
+                let floor = self.floor(partition);
+                self.logs[partition].retain(floor, since, bytes)
+            }
+            false => 0,
+        }
     }
 
     pub(super) fn group_named(&self, name: Name) -> Option<usize> {
