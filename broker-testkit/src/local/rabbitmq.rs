@@ -1,7 +1,7 @@
 //! RabbitMQ as local processes, in a small Debian system of its own.
 //!
-//! Every node runs as root of nothing but its own namespaces: that Debian is its file system, its directory is mounted there as
-//! `/instance`, and it has its own epmd (the daemon by which Erlang nodes find one another), which therefore ends with it.
+//! Every node lives in namespaces of its own: that Debian is its file system, its directory is mounted there as `/instance`,
+//! and it has its own epmd (the daemon by which Erlang nodes find one another), which therefore ends with it.
 
 use std::ffi::OsString;
 use std::ops::Deref;
