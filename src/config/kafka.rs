@@ -17,7 +17,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 pub(super) fn read(values: &Values) -> Result<KafkaConfig> {
     let brokers = values.addresses(keys::KAFKA_BROKERS)?.ok_or_else(|| {
         let hint = values.hint(keys::KAFKA_BROKERS);
-        let text = format!("Kafka is chosen, but its brokers are missing; set KAFKA_BROKERS=host:port{hint}");
+        let text = format!(
+            "Kafka is chosen, but its brokers are missing; set KAFKA_BROKERS=host:port{hint}"
+        );
         values.wrong(keys::KAFKA_BROKERS, text)
     })?;
     let mut config = KafkaConfig::new(brokers.join(","));
@@ -123,9 +125,24 @@ fn tls(values: &Values, protocol: Option<SecurityProtocol>) -> Result<Option<Tls
         key_password: values.text(keys::KAFKA_SSL_KEY_PASSWORD)?,
     };
     let needs = [
-        (tls.certificate_file.is_some(), keys::KAFKA_SSL_CERTIFICATE_LOCATION, tls.key_file.is_some(), keys::KAFKA_SSL_KEY_LOCATION),
-        (tls.key_file.is_some(), keys::KAFKA_SSL_KEY_LOCATION, tls.certificate_file.is_some(), keys::KAFKA_SSL_CERTIFICATE_LOCATION),
-        (tls.key_password.is_some(), keys::KAFKA_SSL_KEY_PASSWORD, tls.key_file.is_some(), keys::KAFKA_SSL_KEY_LOCATION),
+        (
+            tls.certificate_file.is_some(),
+            keys::KAFKA_SSL_CERTIFICATE_LOCATION,
+            tls.key_file.is_some(),
+            keys::KAFKA_SSL_KEY_LOCATION,
+        ),
+        (
+            tls.key_file.is_some(),
+            keys::KAFKA_SSL_KEY_LOCATION,
+            tls.certificate_file.is_some(),
+            keys::KAFKA_SSL_CERTIFICATE_LOCATION,
+        ),
+        (
+            tls.key_password.is_some(),
+            keys::KAFKA_SSL_KEY_PASSWORD,
+            tls.key_file.is_some(),
+            keys::KAFKA_SSL_KEY_LOCATION,
+        ),
     ];
     for (set, because, there, missing) in needs {
         if set && !there {

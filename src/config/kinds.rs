@@ -12,7 +12,9 @@ const MAX_MILLIS: u64 = i32::MAX as u64;
 impl Values {
     /// Checks every value that was found, also of the brokers that are not used.
     pub(super) fn check(&self) -> Result<()> {
-        super::keys::ALL.iter().try_for_each(|key| self.parse(key, |text| check(key, text)).map(drop))
+        super::keys::ALL
+            .iter()
+            .try_for_each(|key| self.parse(key, |text| check(key, text)).map(drop))
     }
 
     /// A text, or a secret.
@@ -96,9 +98,7 @@ fn addresses(text: &str) -> Result<Vec<String>, String> {
     let addresses: Vec<_> = text.split(',').map(str::trim).collect();
     match addresses.iter().all(|address| is_address(address)) {
         true => Ok(addresses.into_iter().map(str::to_owned).collect()),
-        false => {
-            Err("a list of addresses; write host:port, with commas between several".into())
-        }
+        false => Err("a list of addresses; write host:port, with commas between several".into()),
     }
 }
 
@@ -116,7 +116,9 @@ fn is_address(address: &str) -> bool {
 fn routes(text: &str) -> Result<Vec<(String, &'static str)>, String> {
     let expected = || {
         let words = BROKERS.join(", ");
-        format!("a list of routes; write topic=broker or beginning*=broker, with commas between several, where the broker is one of {words}")
+        format!(
+            "a list of routes; write topic=broker or beginning*=broker, with commas between several, where the broker is one of {words}"
+        )
     };
     let route = |pair: &str| {
         let (pattern, broker) = pair.split_once('=')?;
@@ -147,7 +149,19 @@ mod tests {
         for good in ["a:1", "kafka-0.kafka:9092", "10.0.0.1:19092", "[::1]:9092", "a:1, b:2"] {
             assert!(addresses(good).is_ok(), "{good}");
         }
-        let bad = ["", "a", "a:", ":1", "a:0", "a:70000", "a:1,", "a:1;b:2", "kafka://a:1", "a:1/x", "[::1]"];
+        let bad = [
+            "",
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:70000",
+            "a:1,",
+            "a:1;b:2",
+            "kafka://a:1",
+            "a:1/x",
+            "[::1]",
+        ];
         for bad in bad {
             assert!(addresses(bad).is_err(), "{bad}");
         }

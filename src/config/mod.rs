@@ -139,7 +139,9 @@ impl Config {
         read(values.bytes(keys::BROKER_PUBLISH_BUFFER)?, &mut settings.publish_buffer_bytes);
         read(values.millis(keys::BROKER_DRAIN_TIMEOUT)?, &mut settings.drain_timeout);
         config.group_id = group_id(values)?;
-        config.check_routes().map_err(|error| error.with("setting", values.name(keys::BROKER_ROUTES)))?;
+        config
+            .check_routes()
+            .map_err(|error| error.with("setting", values.name(keys::BROKER_ROUTES)))?;
 
         if config.uses(BrokerKind::Kafka) {
             if values.bool(keys::KAFKA_ENABLED)? == Some(false) {
@@ -261,7 +263,8 @@ fn choose(values: &Values, otherwise: Option<BrokerKind>) -> Result<BrokerKind> 
     }
     // Also where a broker is given for "otherwise": somebody meant Kafka here.
     if values.get(keys::KAFKA_BROKERS).is_some() && enabled.is_none() {
-        let text = "it is set, but no broker is chosen; to use Kafka set KAFKA_ENABLED=true as well";
+        let text =
+            "it is set, but no broker is chosen; to use Kafka set KAFKA_ENABLED=true as well";
         return Err(values.wrong(keys::KAFKA_BROKERS, text));
     }
     otherwise.ok_or_else(|| {

@@ -7,7 +7,9 @@ use super::keys::{ALL, Key, Kind};
 /// A table in Markdown for each kind of broker.
 pub(super) fn table() -> String {
     let mut text = String::new();
-    for (heading, prefix) in [("For every broker", "BROKER"), ("Kafka", "KAFKA"), ("RabbitMQ", "RABBITMQ")] {
+    for (heading, prefix) in
+        [("For every broker", "BROKER"), ("Kafka", "KAFKA"), ("RabbitMQ", "RABBITMQ")]
+    {
         // Writing to a `String` does not fail.
         let _ = write!(
             text,
@@ -17,7 +19,11 @@ pub(super) fn table() -> String {
             let _ = writeln!(
                 text,
                 "| `{}` | {} | {} | {} | {} |",
-                variable(key), file(key), key.kind.describe(), key.default, key.about
+                variable(key),
+                file(key),
+                key.kind.describe(),
+                key.default,
+                key.about
             );
         }
         text.push('\n');

@@ -81,8 +81,7 @@ impl Values {
 
     fn read_table(&mut self, section: &str, table: &Table) -> Result<()> {
         for (name, value) in table {
-            let name =
-                if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+            let name = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
             match (keys::by_file_name(&name), value) {
                 (Some(key), Toml::Table(pairs)) if key.kind == Kind::Routes => {
                     let pair = |(pattern, broker): (&String, &Toml)| {

@@ -64,7 +64,8 @@ impl Source for Merged {
                         taken.forget();
                     }
                     let counted = deliveries.into_iter().map(|delivery| {
-                        delivery.map_settle(|settle| Arc::new(Counted { settle, room: room.clone() }))
+                        delivery
+                            .map_settle(|settle| Arc::new(Counted { settle, room: room.clone() }))
                     });
                     return Ok(Some(counted.collect()));
                 }

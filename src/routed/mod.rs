@@ -6,8 +6,8 @@ mod routes;
 use std::sync::Arc;
 
 use broker_api::{
-    Backend, Capabilities, Connection, GroupSpec, Health, Name, Outgoing, Read,
-    Result, Source, Subscribe, TopicDescription, TopicSpec, async_trait,
+    Backend, Capabilities, Connection, GroupSpec, Health, Name, Outgoing, Read, Result, Source,
+    Subscribe, TopicDescription, TopicSpec, async_trait,
 };
 
 use merged::Merged;
@@ -75,7 +75,9 @@ impl Backend for Routed {
             let index = self.index(*topic);
             match parts.iter_mut().find(|(known, _)| *known == index) {
                 Some((_, part)) => part.topics.push(*topic),
-                None => parts.push((index, Subscribe { topics: vec![*topic], ..subscribe.clone() })),
+                None => {
+                    parts.push((index, Subscribe { topics: vec![*topic], ..subscribe.clone() }))
+                }
             }
         }
         if parts.len() == 1 {
@@ -127,7 +129,8 @@ impl Backend for Routed {
                 health.connection = one.connection;
             }
             health.consumers.extend(one.consumers);
-            let at = |health: &Option<(std::time::SystemTime, String)>| health.as_ref().map(|e| e.0);
+            let at =
+                |health: &Option<(std::time::SystemTime, String)>| health.as_ref().map(|e| e.0);
             if at(&one.last_error) > at(&health.last_error) {
                 let named = |(time, text)| (time, format!("{}: {text}", backend.system()));
                 health.last_error = one.last_error.map(named);
