@@ -1,7 +1,7 @@
 //! What applications use: one broker, whatever is behind it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::backend::{Backend, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Read, Receipt, Subscribe};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, ErrorKind, Result};
-use crate::health::Health;
+use crate::health::{ConsumerHealth, Health};
 use crate::message::Message;
 use crate::name::{Name, check_pair};
 use crate::publish::Publish;
@@ -52,6 +52,23 @@ pub(crate) struct Inner {
     pub(crate) room: Arc<Semaphore>,
     /// Whether `close` was called; consumers stop when they see it.
     pub(crate) closing: watch::Sender<bool>,
+    /// What keeps consumers from working that the backend cannot know, such as a circuit breaker.
+    problems: Mutex<Vec<ConsumerHealth>>,
+}
+
+impl Inner {
+    /// Sets or clears what keeps the consumer of this topic and group from working.
+    pub(crate) fn set_problem(&self, topic: Name, group: Name, problem: Option<&'static str>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = problems.iter().position(|p| p.topic == topic && p.group == group);
+        match (known, problem) {
+            (None, Some(problem)) => {
+                problems.push(ConsumerHealth { topic, group, problem: Some(problem.to_owned()) });
+            }
+            (Some(known), None) => drop(problems.swap_remove(known)),
+            _ => {}
+        }
+    }
 }
 
 impl Broker {
@@ -69,6 +86,7 @@ impl Broker {
                 settings,
                 room: Arc::new(Semaphore::new(settings.publish_buffer_bytes)),
                 closing: watch::Sender::new(false),
+                problems: Mutex::default(),
             }),
         }
     }
@@ -211,7 +229,10 @@ impl Broker {
 
     /// Whether it works, as known now.
     pub fn health(&self) -> Health {
-        self.inner.backend.health()
+        let mut health = self.inner.backend.health();
+        let problems = self.inner.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        health.consumers.extend(problems.iter().cloned());
+        health
     }
 
     /// Takes no more messages, lets consumers finish what they are handling (at most

@@ -33,7 +33,10 @@ pub use broker::{Broker, Settings};
 pub use capabilities::{Capabilities, Capability};
 pub use codec::{Codec, Json, Raw};
 pub use confirm::Confirm;
-pub use consumer::{Consumer, Context, Failure, Group, Permanent, Retry, Unprocessable};
+pub use consumer::{
+    Breaker, Consumer, Context, Control, Dedup, Failure, Group, Permanent, RecentIds, Retry,
+    Unprocessable,
+};
 pub use delivery::{Delivery, Received};
 pub use error::{BoxError, Error, ErrorClass, ErrorKind, FieldError, Result};
 pub use headers::{Foreign, HeaderValue, Headers};

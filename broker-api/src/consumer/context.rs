@@ -1,62 +1,103 @@
 //! What a handler knows about the message besides its value.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::broker::Broker;
 use crate::delivery::Received;
+use crate::error::Result;
 use crate::message::Message;
 use crate::name::Name;
+use crate::publish::Confirmation;
+use crate::topic::Topic;
 
 /// The message a handler was called for, and where it came from.
 #[derive(Clone)]
-pub struct Context {
+pub struct Context(Arc<Inner>);
+
+struct Inner {
     received: Arc<Received>,
     attempt: u32,
     broker: Broker,
+    /// What the handler published and did not wait for.
+    outputs: Mutex<Vec<Confirmation>>,
 }
 
 impl Context {
     pub(crate) fn new(received: Arc<Received>, attempt: u32, broker: Broker) -> Self {
-        Self { received, attempt, broker }
+        Self(Arc::new(Inner { received, attempt, broker, outputs: Mutex::default() }))
     }
 
     /// The message as it came: key, headers, id, timestamp, payload.
     pub fn message(&self) -> &Message {
-        &self.received.message
+        &self.0.received.message
     }
 
     /// Its topic.
     pub fn topic(&self) -> Name {
-        self.received.topic
+        self.0.received.topic
     }
 
     /// Its partition.
     pub fn partition(&self) -> u32 {
-        self.received.partition
+        self.0.received.partition
     }
 
     /// Its offset in the partition, where the broker has offsets.
     pub fn offset(&self) -> Option<u64> {
-        self.received.offset
+        self.0.received.offset
     }
 
-    /// Which call of the handler for this delivery it is, from 1.
+    /// Which call of the handler for this message it is, from 1, delayed retries and those after
+    /// a redrive included. A consumer that died meanwhile may have called more often.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.0.attempt
     }
 
-    /// The broker it came from, to publish to.
+    /// The broker it came from.
     pub fn broker(&self) -> &Broker {
-        &self.broker
+        &self.0.broker
+    }
+
+    /// Publishes an outcome of this message: it is handed over now, and confirmed before this
+    /// message is acknowledged; if it fails, so has the handler. It belongs to the same
+    /// conversation: its correlation id is that of this message, or else this message's id.
+    ///
+    /// # Errors
+    /// Those of [`Publish::enqueue`](crate::Publish::enqueue).
+    pub async fn publish<T>(&self, topic: Topic<T>, value: &T) -> Result<()> {
+        let message = self.message();
+        let id = || message.id().map(ToString::to_string);
+        let conversation = message.correlation_id().map(str::to_owned).or_else(id);
+        let publish = self.0.broker.publish(topic, value);
+        let publish = match conversation {
+            Some(conversation) => publish.correlation_id(conversation),
+            None => publish,
+        };
+        let confirmation = publish.enqueue().await?;
+        self.outputs().push(confirmation);
+        Ok(())
+    }
+
+    /// Waits until everything published through this context is confirmed.
+    pub(crate) async fn confirmed(&self) -> Result<()> {
+        let outputs = std::mem::take(&mut *self.outputs());
+        for confirmation in outputs {
+            confirmation.await?;
+        }
+        Ok(())
+    }
+
+    fn outputs(&self) -> std::sync::MutexGuard<'_, Vec<Confirmation>> {
+        self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("received", &self.received)
-            .field("attempt", &self.attempt)
+            .field("received", &self.0.received)
+            .field("attempt", &self.0.attempt)
             .finish_non_exhaustive()
     }
 }

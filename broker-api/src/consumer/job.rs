@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::breaker::Circuit;
 use super::escalation::{Escalation, Next};
-use super::{Context, Failure, Retry};
+use super::{Context, Dedup, Failure, Retry};
 use crate::backend::Settlement;
 use crate::broker::Broker;
 use crate::dead_letter::headers::History;
@@ -31,6 +32,9 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) topic: Topic<T>,
     pub(super) retry: Retry,
     pub(super) handler_timeout: Option<Duration>,
+    pub(super) circuit: Option<Circuit>,
+    pub(super) dedup: Option<Arc<dyn Dedup>>,
+    pub(super) group: Name,
     pub(super) escalation: Escalation,
     pub(super) handler: F,
     pub(super) stopping: Stopping,
@@ -141,7 +145,8 @@ where
             held.history.attempts = held.history.attempts.saturating_add(1);
             let attempt = held.history.attempts;
             let context = Context::new(held.received.clone(), attempt, self.broker.clone());
-            let failure = match self.call(value, context).await {
+            let Some(ended) = self.attempt(&held, value, context).await else { return Ok(()) };
+            let failure = match ended {
                 Ok(()) => {
                     held.settle(Settlement::Ack);
                     return Ok(());
@@ -171,7 +176,48 @@ where
         }
     }
 
-    /// Calls the handler once: its panic and its time-out are failures like any other.
+    /// Makes one attempt, when the circuit breaker lets it; `None` if the consumer stops before.
+    async fn attempt(
+        &self,
+        held: &Held,
+        value: T,
+        context: Context,
+    ) -> Option<Result<(), Failure>> {
+        let Some(circuit) = &self.circuit else {
+            return Some(self.call_once(value, context).await);
+        };
+        let admitted = tokio::select! {
+            biased;
+            admitted = circuit.admit() => admitted,
+            () = self.unwanted(held) => return None,
+        };
+        let ended = self.call_once(value, context).await;
+        admitted.ended(ended.is_err());
+        let problem =
+            circuit.is_open().then_some("the circuit breaker is open: the handler keeps failing");
+        self.broker.inner.set_problem(self.topic.name(), self.group, problem);
+        Some(ended)
+    }
+
+    /// Calls the handler unless the group has handled the message, and sees that what it published
+    /// is confirmed.
+    async fn call_once(&self, value: T, context: Context) -> Result<(), Failure> {
+        let message = context.message().clone();
+        let known = self.dedup.as_deref().zip(message.id());
+        if let Some((dedup, id)) = known
+            && dedup.is_done(self.group, id).await?
+        {
+            return Ok(());
+        }
+        self.call(value, context.clone()).await?;
+        context.confirmed().await?;
+        if let Some((dedup, id)) = known {
+            dedup.done(self.group, id).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls the handler: its panic and its time-out are failures like any other.
     async fn call(&self, value: T, context: Context) -> Result<(), Failure> {
         let handling = async { (self.handler)(value, context).await };
         let caught = AssertUnwindSafe(handling).catch_unwind();
@@ -187,18 +233,19 @@ where
 
     /// Waits before the next attempt; `false` if there is to be none.
     async fn pause(&self, held: &Held, pause: Duration) -> bool {
-        let end = Instant::now() + pause;
+        timeout(pause, self.unwanted(held)).await.is_err()
+    }
+
+    /// Waits until the message is not to be handled here any more: the consumer stops, or the
+    /// partition is given up.
+    async fn unwanted(&self, held: &Held) {
         loop {
             let stopped = self.stopping.changed.notified();
             if self.stopping.is_stopped() || !held.is_live() {
-                return false;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
+                return;
             }
             // Whichever of the two it was, the loop looks again.
-            let _ = timeout(left.min(LOOK), stopped).await;
+            let _ = timeout(LOOK, stopped).await;
         }
     }
 

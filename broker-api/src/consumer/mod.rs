@@ -1,6 +1,9 @@
 //! A consumer: decode, validate, handle, settle.
 
+mod breaker;
 mod context;
+mod control;
+mod dedup;
 mod delayed;
 mod escalation;
 mod failure;
@@ -14,9 +17,13 @@ mod runner;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use breaker::Breaker;
 pub use context::Context;
+pub use control::Control;
+pub use dedup::{Dedup, RecentIds};
 pub use failure::{Failure, Permanent};
 pub use group::Group;
 pub use retry::Retry;
@@ -66,6 +73,9 @@ pub struct Consumer<T: 'static> {
     unprocessable: Unprocessable,
     dead_letters: Result<Option<Name>>,
     handler_timeout: Option<Duration>,
+    control: Control,
+    breaker: Option<Breaker>,
+    dedup: Option<Arc<dyn Dedup>>,
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -84,6 +94,9 @@ impl Broker {
             unprocessable: Unprocessable::default(),
             dead_letters: Ok(None),
             handler_timeout: None,
+            control: Control::new(),
+            breaker: None,
+            dedup: None,
             stop: None,
         }
     }
@@ -139,6 +152,24 @@ impl<T: 'static> Consumer<T> {
     /// is cancelled (its future is dropped) and counts as failed.
     pub fn handler_timeout(mut self, limit: Duration) -> Self {
         self.handler_timeout = Some(limit);
+        self
+    }
+
+    /// Lets `control` pause and resume the consumer.
+    pub fn control(mut self, control: &Control) -> Self {
+        self.control = control.clone();
+        self
+    }
+
+    /// Sets a circuit breaker; there is none otherwise.
+    pub fn breaker(mut self, breaker: Breaker) -> Self {
+        self.breaker = Some(breaker);
+        self
+    }
+
+    /// Sets what remembers the messages handled, so that each is handled once.
+    pub fn dedup(mut self, dedup: impl Dedup) -> Self {
+        self.dedup = Some(Arc::new(dedup));
         self
     }
 

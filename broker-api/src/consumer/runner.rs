@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
+use super::breaker::Circuit;
 use super::delayed::Delayed;
 use super::job::{Held, Stopping, Work};
 use super::lanes::{Lane, Lanes};
@@ -61,6 +62,9 @@ where
         topic: consumer.topic,
         retry: consumer.retry,
         handler_timeout: consumer.handler_timeout,
+        circuit: consumer.breaker.map(Circuit::new),
+        dedup: consumer.dedup,
+        group: subscribe.group.name,
         escalation,
         handler,
         stopping: Stopping::default(),
@@ -81,7 +85,8 @@ where
     };
 
     let outcome = loop {
-        if let Err(error) = runner.start().await {
+        let paused = consumer.control.is_paused();
+        if !paused && let Err(error) = runner.start().await {
             break Err(error);
         }
         tokio::select! {
@@ -93,11 +98,12 @@ where
                     break Err(error);
                 }
             }
+            () = consumer.control.running(), if paused => {}
             due = delayed.next() => match due {
                 Ok(due) => due.into_iter().for_each(|held| runner.push(held)),
                 Err(error) => break Err(error),
             },
-            batch = membership.next() => match batch {
+            batch = membership.next(), if !paused => match batch {
                 Ok(Some(batch)) => runner.take(batch),
                 Ok(None) => break Ok(()),
                 Err(error) => {
@@ -113,6 +119,8 @@ where
     };
     let drained = runner.drain().await;
     drop(runner);
+    // A consumer that is gone has no problem.
+    work.broker.inner.set_problem(work.topic.name(), work.group, None);
     let closed = membership.close().await.and(delayed.close().await);
     outcome.and(drained).and(closed)
 }
