@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use broker_api::{
-    Backend, Broker, Capability, ErrorKind, GroupSpec, Message, MessageId, Name, Result, Settings,
+    Backend, Broker, Capability, ErrorKind, GroupSpec, Message, MessageId, Name, Read, Result, Settings,
     Subscribe, TopicSpec,
 };
 use tokio::sync::OnceCell;
@@ -60,10 +60,10 @@ impl Bench {
         self.fixture.patience
     }
 
-    /// A name that nothing has. If it becomes a topic, that is deleted after the case.
+    /// A name that nothing has, for a topic.
     pub(crate) fn name(&self, label: &str) -> Result<Name> {
         let n = self.made.fetch_add(1, Ordering::Relaxed);
-        let name = Name::intern(&format!("conformance-{}-{n}-{label}", self.tag))?;
+        let name = Name::intern(&format!("conformance-{n}-{}-{label}", self.tag))?;
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(name);
         Ok(name)
     }
@@ -71,7 +71,7 @@ impl Bench {
     /// A name for a group.
     pub(crate) fn group(&self, label: &str) -> Result<Name> {
         let n = self.made.fetch_add(1, Ordering::Relaxed);
-        Name::intern(&format!("conformance-{}-{n}-{label}", self.tag))
+        Name::intern(&format!("conformance-{n}-{}-{label}", self.tag))
     }
 
     /// A new topic of so many partitions, which can do what the case needs.
@@ -152,7 +152,7 @@ impl Bench {
         group: Name,
         prefetch: usize,
     ) -> Result<Inbox, Fault> {
-        let subscribe = Subscribe { topics: vec![topic], group: GroupSpec::new(group), prefetch };
+        let subscribe = Subscribe { prefetch, ..Subscribe::new(topic, GroupSpec::new(group)) };
         self.subscribe(broker, subscribe).await
     }
 
@@ -162,7 +162,14 @@ impl Bench {
         subscribe: Subscribe,
     ) -> Result<Inbox, Fault> {
         let joined = self.within("subscribing", broker.subscribe(subscribe)).await??;
-        Ok(Inbox::new(joined, self.patience()))
+        Ok(Inbox::new(joined, broker.clone(), self.patience()))
+    }
+
+    /// Reads a topic without a group.
+    pub(crate) async fn read(&self, read: Read) -> Result<Inbox, Fault> {
+        let broker = self.broker().await?;
+        let reading = self.within("beginning to read", broker.read(read)).await??;
+        Ok(Inbox::new(reading, broker, self.patience()))
     }
 
     /// Makes a group exist, and gives its name.
