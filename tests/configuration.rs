@@ -1,5 +1,7 @@
 //! What a bad configuration is told, in one line that names the setting and the remedy.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use anybroker::{BrokerKind, Config, ErrorKind};

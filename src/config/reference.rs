@@ -47,3 +47,24 @@ fn file(key: &Key) -> String {
         (file, _) => format!("`{file}`"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `UPDATE_DOCS=1` it writes the table there instead.
+    #[test]
+    fn the_document_lists_the_settings_as_they_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = document.split_once("<!-- settings -->\n").unwrap();
+        let (listed, after) = rest.split_once("<!-- end of settings -->").unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let document =
+                format!("{before}<!-- settings -->\n{}<!-- end of settings -->{after}", table());
+            std::fs::write(path, document).unwrap();
+            return;
+        }
+        assert_eq!(listed, table(), "run `UPDATE_DOCS=1 cargo test -p anybroker --lib`");
+    }
+}
