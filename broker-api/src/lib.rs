@@ -53,3 +53,6 @@ pub use watermark::Watermark;
 
 /// `async_trait` as [`Backend`] uses it, for implementers.
 pub use async_trait::async_trait;
+
+/// `Bytes` as payloads and keys are, so that an application need not depend on `bytes` itself.
+pub use bytes::Bytes;

@@ -13,7 +13,7 @@ use super::delayed::Delayed;
 use super::job::{Held, Stopping, Work};
 use super::lanes::{Lane, Lanes};
 use super::membership::Membership;
-use super::{Consumer, Context, Failure};
+use super::{Consumer, Context, Control, Failure};
 use crate::backend::Order;
 use crate::delivery::Delivery;
 use crate::error::Result;
@@ -77,6 +77,7 @@ where
         },
         topic: work.topic.name(),
         stopping: &work.stopping,
+        control: consumer.control,
         drain_timeout: work.broker.inner.settings.drain_timeout,
         lanes: Lanes::new(),
         handling: FuturesUnordered::new(),
@@ -85,10 +86,10 @@ where
     };
 
     let outcome = loop {
-        let paused = consumer.control.is_paused();
-        if !paused && let Err(error) = runner.start().await {
+        if let Err(error) = runner.start().await {
             break Err(error);
         }
+        let paused = runner.control.is_paused();
         tokio::select! {
             biased;
             () = &mut stop => break Ok(()),
@@ -98,7 +99,7 @@ where
                     break Err(error);
                 }
             }
-            () = consumer.control.running(), if paused => {}
+            () = runner.control.running(), if paused => {}
             due = delayed.next() => match due {
                 Ok(due) => due.into_iter().for_each(|held| runner.push(held)),
                 Err(error) => break Err(error),
@@ -130,6 +131,7 @@ struct Runner<'a, B, H> {
     begin: B,
     topic: Name,
     stopping: &'a Stopping,
+    control: Control,
     drain_timeout: Duration,
     lanes: Lanes<Held>,
     handling: FuturesUnordered<Pin<Box<H>>>,
@@ -167,7 +169,7 @@ where
     /// # Errors
     /// That of a handler that has to stop the consumer.
     async fn start(&mut self) -> Result<()> {
-        while self.handling.len() < self.concurrency {
+        while self.handling.len() < self.concurrency && !self.control.is_paused() {
             let Some((lane, held)) = self.lanes.pop() else { break };
             if !held.is_live() {
                 drop(held);

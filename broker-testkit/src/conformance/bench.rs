@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use broker_api::{
-    Backend, Broker, Capability, ErrorKind, GroupSpec, Message, MessageId, Name, Read, Result, Settings,
-    Subscribe, TopicSpec,
+    Backend, Broker, Capability, ErrorKind, GroupSpec, Message, MessageId, Name, Read, Result,
+    Settings, Subscribe, TopicSpec,
 };
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -66,6 +66,11 @@ impl Bench {
         let name = Name::intern(&format!("conformance-{n}-{}-{label}", self.tag))?;
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(name);
         Ok(name)
+    }
+
+    /// Deletes a topic after the case, if it is there then.
+    pub(crate) fn delete_afterwards(&self, topic: Name) {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(topic);
     }
 
     /// A name for a group.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use broker_api::{Delivery, Message, Received, Subscription};
+use broker_api::{Broker, Delivery, Message, Received, Subscription};
 use futures_util::FutureExt;
 use tokio::time::timeout;
 
@@ -16,11 +16,13 @@ pub(crate) const MARKER: &str = "marker";
 pub(crate) struct Inbox {
     subscription: Subscription,
     patience: Duration,
+    /// A subscription needs its connection; without handles that would be a process that is gone.
+    _connection: Broker,
 }
 
 impl Inbox {
-    pub(crate) fn new(subscription: Subscription, patience: Duration) -> Self {
-        Self { subscription, patience }
+    pub(crate) fn new(subscription: Subscription, connection: Broker, patience: Duration) -> Self {
+        Self { subscription, patience, _connection: connection }
     }
 
     /// The next delivery, which has to come.

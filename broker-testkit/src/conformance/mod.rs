@@ -30,6 +30,7 @@ mod case;
 mod cases;
 mod fault;
 mod fixture;
+mod handling;
 mod inbox;
 pub mod results;
 mod runner;

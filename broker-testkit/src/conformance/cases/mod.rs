@@ -3,7 +3,9 @@
 use super::case::Case;
 
 mod close;
+mod dead_letter;
 mod publish;
+mod retry;
 mod roundtrip;
 mod settle;
 
@@ -12,5 +14,15 @@ pub(super) const OUTAGE: &str = "outage";
 
 /// All cases of the suite, by subject.
 pub fn all() -> impl Iterator<Item = Case> {
-    [roundtrip::CASES, publish::CASES, settle::CASES, close::CASES].into_iter().flatten().copied()
+    [
+        roundtrip::CASES,
+        publish::CASES,
+        settle::CASES,
+        close::CASES,
+        retry::CASES,
+        dead_letter::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }

@@ -1,0 +1,103 @@
+//! Running a consumer within a case.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use broker_api::dead_letter::{DeadLetter, Filter};
+use broker_api::{Broker, Consumer, Context, Failure, Name};
+use tokio::sync::{Notify, oneshot};
+
+use super::bench::Bench;
+use super::fault::{Fault, Verdict};
+
+/// How often a case looks at something that cannot tell when it changes.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Bench {
+    /// Runs a consumer until `done` ends, then stops it in order.
+    pub(crate) async fn consume<T, F, Fut>(
+        &self,
+        consumer: Consumer<T>,
+        handler: F,
+        done: impl Future<Output = Verdict>,
+    ) -> Verdict
+    where
+        F: Fn(T, Context) -> Fut,
+        Fut: Future<Output = Result<(), Failure>>,
+    {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = consumer.until(async move { drop(stopped.await) }).run(handler);
+        let done = async {
+            let done = self.within("what the case waits for", done).await;
+            drop(stop);
+            done?
+        };
+        let (ran, done) = tokio::join!(running, done);
+        done?;
+        Ok(ran?)
+    }
+
+    /// Waits until there are so many dead letters in a topic, and gives them.
+    pub(crate) async fn dead_letters(
+        &self,
+        broker: &Broker,
+        topic: Name,
+        count: usize,
+    ) -> Result<Vec<DeadLetter>, Fault> {
+        let look = async {
+            loop {
+                // Until the consumer has created its topics there is nothing to list.
+                if broker.describe_topic(topic).await.is_ok() {
+                    let letters = broker.dead_letters(topic).list(&Filter::default()).await?;
+                    if letters.len() >= count {
+                        return Ok(letters);
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        self.within(&format!("{count} dead letters"), look).await?
+    }
+
+    /// The name of a topic that a consumer makes for itself, which is deleted after the case.
+    pub(crate) fn made_by_consumer(
+        &self,
+        topic: Name,
+        group: Name,
+        what: &str,
+    ) -> Result<Name, Fault> {
+        let name = Name::intern(&format!("{topic}.{group}.{what}"))?;
+        self.delete_afterwards(name);
+        Ok(name)
+    }
+}
+
+/// What handlers saw, in their order.
+#[derive(Default)]
+pub(crate) struct Seen {
+    seen: Mutex<Vec<String>>,
+    more: Notify,
+}
+
+impl Seen {
+    pub(crate) fn add(&self, what: impl Into<String>) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
+        self.more.notify_waiters();
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until there are so many.
+    pub(crate) async fn count(&self, count: usize) -> Verdict {
+        loop {
+            let more = self.more.notified();
+            if self.all().len() >= count {
+                return Ok(());
+            }
+            more.await;
+        }
+    }
+}
