@@ -141,10 +141,9 @@ impl State {
     /// Ends a source: it leaves its groups, what it has in hand is handed back.
     pub(super) fn end(&mut self, source: usize, why: Ended, after: &mut After) {
         let seat = &mut self.seats[source];
-        if seat.ended.is_some() {
+        if seat.ended.replace(why).is_some() {
             return;
         }
-        seat.ended = Some(why);
         seat.in_hand = 0;
         after.wake(&mut seat.waker);
         if let Some(topic) = seat.reading.take() {

@@ -85,7 +85,11 @@ impl Server {
             state.alarm.replace(state.alarm.map_or(deadline, |alarm| alarm.min(deadline)))
         });
         match alarm {
-            None => drop(runtime.spawn(expire(Arc::downgrade(self), self.rearm.clone()))),
+            None => {
+                // Made here, not in the task, which may be dropped before it begins.
+                let timer = Timer { server: Arc::downgrade(self), running: true };
+                runtime.spawn(expire(timer, self.rearm.clone()));
+            }
             Some(alarm) if deadline < alarm => self.rearm.notify_one(),
             Some(_) => {}
         }
@@ -93,8 +97,7 @@ impl Server {
 }
 
 /// Answers the waiting messages whose deadline passes, until none waits.
-async fn expire(server: Weak<Server>, rearm: Arc<Notify>) {
-    let mut timer = Timer { server, running: true };
+async fn expire(mut timer: Timer, rearm: Arc<Notify>) {
     while let Some(server) = timer.server.upgrade() {
         let next = server.with(|state, after| {
             state.expire(Instant::now(), after);
