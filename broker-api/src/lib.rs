@@ -8,7 +8,7 @@ mod broker;
 mod capabilities;
 mod codec;
 mod confirm;
-mod consumer;
+pub mod consumer;
 pub mod dead_letter;
 mod delivery;
 mod error;

@@ -13,6 +13,7 @@ mod lanes;
 mod membership;
 mod retry;
 mod runner;
+mod service;
 
 use std::fmt;
 use std::future::Future;
@@ -27,6 +28,7 @@ pub use dedup::{Dedup, RecentIds};
 pub use failure::{Failure, Permanent};
 pub use group::Group;
 pub use retry::Retry;
+pub use service::{Failed, Handler, Handling, Layered, Request};
 
 use crate::backend::{GroupSpec, Order, Start, Subscribe};
 use crate::broker::Broker;
