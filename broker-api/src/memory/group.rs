@@ -58,12 +58,13 @@ impl Group {
         }
     }
 
-    pub(super) fn check(&self, topic: Name, order: Order) -> Result<()> {
+    /// Checks that a member wants the order that the group has.
+    pub(super) fn check(&self, topic: Name, order: Order, operation: &'static str) -> Result<()> {
         if self.order == order {
             return Ok(());
         }
         let text = format!("the group has order {:?}, wanted {order:?}", self.order);
-        let error = Error::new(ErrorKind::Mismatch, "subscribe", text);
+        let error = Error::new(ErrorKind::Mismatch, operation, text);
         Err(error.with("topic", topic).with("group", self.name))
     }
 
@@ -125,6 +126,12 @@ impl Share {
     /// How many messages of the log are not settled.
     pub(super) fn lag(&self, log: &Log) -> u64 {
         log.end().saturating_sub(self.fresh) + self.unsettled.unsettled() as u64
+    }
+
+    /// How many messages [`Share::take`] could hand out, at most.
+    pub(super) fn ready(&self, log: &Log) -> usize {
+        let fresh = log.end().saturating_sub(self.fresh);
+        usize::try_from(fresh).unwrap_or(usize::MAX).saturating_add(self.returned.len())
     }
 
     /// Hands out up to `max` messages to a source: what was returned first, in the order of the

@@ -76,7 +76,11 @@ impl Log {
         self.end += 1;
         self.bytes += cost(&message);
         if let (Some(keys), Some(key)) = (&mut self.keys, message.key()) {
-            keys.superseded.extend(keys.newest.insert(key.clone(), offset));
+            match keys.newest.get_mut(key) {
+                Some(newest) => drop(keys.superseded.insert(std::mem::replace(newest, offset))),
+                // Copied, because it may be a part of a larger buffer that is dropped before it.
+                None => drop(keys.newest.insert(Bytes::copy_from_slice(key), offset)),
+            }
         }
         self.entries.push_back(Entry { offset, at, message: Some(message) });
         offset
@@ -120,6 +124,7 @@ impl Log {
         while freed < wanted && self.can_drop(floor) {
             freed += self.pop();
         }
+        self.shrink();
         freed
     }
 
@@ -134,6 +139,7 @@ impl Log {
         while self.exceeds(since, bytes) && self.can_drop(floor) {
             freed += self.pop();
         }
+        self.shrink();
         freed
     }
 
@@ -150,8 +156,8 @@ impl Log {
         // Costs as much as there were messages dropped since it was last done.
         if self.empty > self.entries.len() / 2 + SLACK {
             self.entries.retain(|entry| entry.message.is_some());
-            self.entries.shrink_to(2 * self.entries.len());
             self.empty = 0;
+            self.shrink();
         }
         freed
     }
@@ -166,6 +172,15 @@ impl Log {
         let freed = message.as_ref().map_or(0, cost);
         self.bytes -= freed;
         freed
+    }
+
+    /// Gives back the places of what was dropped, which another topic may need; so rarely that it
+    /// costs as much as was dropped.
+    fn shrink(&mut self) {
+        let len = self.entries.len();
+        if self.entries.capacity() > 4 * (len + SLACK) {
+            self.entries.shrink_to(2 * (len + SLACK));
+        }
     }
 
     /// The place of the first entry that is not before `offset`.

@@ -102,12 +102,12 @@ impl State {
             let place = self.find(*topic, "subscribe")?;
             let topic = &self.topics[place];
             if let Some(group) = topic.group_named(subscribe.group.name) {
-                topic.groups[group].check(topic.name, subscribe.group.order)?;
+                topic.groups[group].check(topic.name, subscribe.group.order, "subscribe")?;
             }
         }
         let mut joined = Vec::with_capacity(topics.len());
         for topic in &topics {
-            joined.push(self.declare(*topic, &subscribe.group)?);
+            joined.push(self.declare(*topic, &subscribe.group, "subscribe")?);
         }
         let topic = subscribe.topics.first().copied().unwrap_or(subscribe.group.name);
         let mut seat = Seat::new(connection, topic);
@@ -199,10 +199,9 @@ impl State {
             let log = &topic.logs[lease.partition];
             let share = &mut topic.groups[lease.group].shares[lease.partition];
             let name = topic.name;
-            share.take(log, source, room - batch.len(), |offset, message, redeliveries| {
-                if batch.is_empty() {
-                    batch.reserve(room.min(64));
-                }
+            let wanted = share.ready(log).min(room - batch.len());
+            batch.reserve(wanted);
+            share.take(log, source, wanted, |offset, message, redeliveries| {
                 let received = Received {
                     message: message.clone(),
                     topic: name,

@@ -168,7 +168,7 @@ impl Backend for Memory {
     async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
         self.server().with(|state, _| {
             self.connection.check_open("declare_group")?;
-            state.declare(topic, group).map(drop)
+            state.declare(topic, group, "declare_group").map(drop)
         })
     }
 

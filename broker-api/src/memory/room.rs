@@ -38,16 +38,21 @@ impl State {
         if let Err(error) = connection.check_open("publish") {
             return after.answer(outgoing.confirm, Err(error.with("topic", outgoing.topic)));
         }
-        self.waiting.push_back(Waiting { connection: connection.number(), outgoing });
-        // There may be room by now.
-        self.admit(after);
+        // There may be room by now, as the lock was released.
+        match self.publish(outgoing, after) {
+            Published::Answered(confirm, answer) => after.answer(confirm, answer),
+            Published::Full(outgoing) => {
+                self.waiting.push_back(Waiting { connection: connection.number(), outgoing });
+            }
+        }
     }
 
     /// Stores the waiting messages for which there is room, and refuses those that became wrong.
+    /// There is nothing left to drop while somebody waits, so none of it is searched for.
     pub(super) fn admit(&mut self, after: &mut After) {
         while let Some(first) = self.waiting.front() {
             let checked = self.check(&first.outgoing);
-            if matches!(checked, Ok((_, cost)) if !self.make_room(cost)) {
+            if matches!(checked, Ok((_, cost)) if self.kept + cost > self.limit) {
                 break;
             }
             let Some(Waiting { outgoing, .. }) = self.waiting.pop_front() else { break };
@@ -113,7 +118,7 @@ impl State {
         if self.waiting.is_empty() {
             return;
         }
-        // Somebody waits, so there was nothing left to drop anywhere before this.
+        // There was nothing left to drop anywhere before this.
         let found = &mut self.topics[topic];
         let floor = found.floor(partition);
         self.kept -= found.logs[partition].drop_oldest(floor, usize::MAX);

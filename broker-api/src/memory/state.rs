@@ -116,12 +116,17 @@ impl State {
     }
 
     /// The place of a group in its topic, which is declared if it does not exist.
-    pub(super) fn declare(&mut self, topic: Name, spec: &GroupSpec) -> Result<(usize, usize)> {
-        let place = self.find(topic, "subscribe")?;
+    pub(super) fn declare(
+        &mut self,
+        topic: Name,
+        spec: &GroupSpec,
+        operation: &'static str,
+    ) -> Result<(usize, usize)> {
+        let place = self.find(topic, operation)?;
         self.tidy_all(place);
         let topic = &mut self.topics[place];
         if let Some(group) = topic.group_named(spec.name) {
-            topic.groups[group].check(topic.name, spec.order)?;
+            topic.groups[group].check(topic.name, spec.order, operation)?;
             return Ok((place, group));
         }
         let group = Group::new(spec, &topic.logs);
