@@ -10,7 +10,7 @@ use broker_api::{
     Settings, Subscribe, TopicSpec,
 };
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::{Fault, Verdict};
 use super::fixture::{Dress, Fixture, ForeignMessage};
@@ -18,6 +18,9 @@ use super::inbox::{Inbox, MARKER};
 
 /// How long closing one connection may take when a case is over.
 const CLOSE: Duration = Duration::from_secs(30);
+
+/// How often to look at what tells nobody when it changes.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A day, so that what a case publishes is surely there while it runs.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
@@ -63,8 +66,13 @@ impl Bench {
     /// A name that nothing has, for a topic.
     pub(crate) fn name(&self, label: &str) -> Result<Name> {
         let n = self.made.fetch_add(1, Ordering::Relaxed);
-        let name = Name::intern(&format!("conformance-{n}-{}-{label}", self.tag))?;
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        self.named(&format!("conformance-{n}-{}-{label}", self.tag))
+    }
+
+    /// This name, for a topic.
+    pub(crate) fn named(&self, name: &str) -> Result<Name> {
+        let name = Name::intern(name)?;
+        self.delete_afterwards(name);
         Ok(name)
     }
 
@@ -101,11 +109,28 @@ impl Bench {
         if spec.compacted {
             self.require(&broker, spec.name, Capability::Compaction)?;
         }
-        broker.create_topic(&self.kept(*spec)).await?;
+        let created = broker.create_topic(&self.kept(*spec)).await;
+        if created.as_ref().is_err_and(|error| error.kind() != ErrorKind::Unsupported) {
+            return Ok(created?);
+        }
         for need in self.needs {
             self.require(&broker, spec.name, *need)?;
         }
-        Ok(())
+        Ok(created?)
+    }
+
+    /// Ends the case as ignored where topics cannot be read again, whatever their specification:
+    /// what only keeps messages for later needs that.
+    pub(crate) async fn require_replay(&self) -> Verdict {
+        let broker = self.broker().await?;
+        let spec = TopicSpec::new(self.name("replay")?).partitions(1).retention(RETENTION);
+        match broker.create_topic(&spec).await {
+            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error.into()),
+            created => {
+                self.require(&broker, spec.name, Capability::Replay)?;
+                Ok(created?)
+            }
+        }
     }
 
     /// Ends the case as ignored if the topic cannot do this.
@@ -221,6 +246,27 @@ impl Bench {
     ) -> Result<T, Fault> {
         let waited = timeout(self.patience(), future).await;
         waited.map_err(|_| Fault::failed(format!("{what} took more than {:?}", self.patience())))
+    }
+
+    /// Looks again and again until it is as it should be; the error of a look says how it is.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        look: impl Fn() -> std::result::Result<(), String>,
+    ) -> Verdict {
+        let end = Instant::now() + self.patience();
+        loop {
+            match look() {
+                Ok(()) => return Ok(()),
+                Err(is) if Instant::now() > end => {
+                    let patience = self.patience();
+                    return Err(Fault::failed(format!(
+                        "no {what} within {patience:?}; it is {is}"
+                    )));
+                }
+                Err(_) => sleep(LOOK).await,
+            }
+        }
     }
 
     /// Stops the real broker.

@@ -53,10 +53,13 @@ impl Journal {
             }
             if timeout(self.patience, count.changed()).await.is_err() {
                 let entries = self.entries();
-                let last: Vec<_> = entries.iter().rev().take(5).map(|e| text(&e.received.message)).collect();
+                let last: Vec<_> =
+                    entries.iter().rev().take(5).map(|e| text(&e.received.message)).collect();
                 return Err(Fault::failed(format!(
                     "waiting for {what}: nothing more came for {:?}; {} were handled, {} different, the last were {last:?}",
-                    self.patience, entries.len(), distinct(&entries)
+                    self.patience,
+                    entries.len(),
+                    distinct(&entries)
                 )));
             }
         }
@@ -104,7 +107,10 @@ impl Journal {
             let text = text(&entry.received.message);
             if let Some(first) = seen.insert(text.clone(), entry.member) {
                 let second = entry.member;
-                ensure!(false, "{text} was handled by member {first}, and again by member {second}");
+                ensure!(
+                    false,
+                    "{text} was handled by member {first}, and again by member {second}"
+                );
             }
         }
         Ok(())

@@ -30,8 +30,10 @@ mod case;
 mod cases;
 mod fault;
 mod fixture;
+mod gauge;
 mod handling;
 mod inbox;
+mod journal;
 pub mod results;
 mod runner;
 

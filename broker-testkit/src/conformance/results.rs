@@ -82,7 +82,7 @@ pub fn table(lines: &str) -> Result<String, String> {
     for case in cases {
         let (about, sentence) = case.split_once("::").unwrap_or(("", &case));
         let about = if about == subject { "" } else { about };
-        let _ = write!(rows, "| {about} | {} |", sentence.replace('_', " "));
+        let _ = write!(rows, "| {} | {} |", about.replace('_', " "), sentence.replace('_', " "));
         if !about.is_empty() {
             subject = about.to_owned();
         }

@@ -11,7 +11,7 @@ use super::super::fault::{Fault, Verdict, ensure, ensure_eq};
 use super::super::handling::Seen;
 use super::super::inbox::text;
 
-cases! { "dead letter";
+cases! { "dead_letter";
     what_cannot_be_decoded_goes_there_at_once_and_the_next_message_is_handled,
     what_fails_for_good_goes_there_at_the_first_attempt,
     what_fails_every_attempt_goes_there_with_the_number_of_attempts,
@@ -28,6 +28,7 @@ const NUMBERS: Topic<u32> = Topic::unchecked("numbers");
 
 /// A topic of numbers with one partition, and a group of it.
 async fn numbers(bench: &Bench) -> Result<(Topic<u32>, Name, Name), Fault> {
+    bench.require_replay().await?;
     let topic = NUMBERS.named(bench.topic("numbers", 1).await?);
     let group = bench.declared(topic.name(), "group").await?;
     bench.made_by_consumer(topic.name(), group, "retry")?;

@@ -59,7 +59,11 @@ async fn a_declared_group_gets_what_was_published_before_it_was_joined(bench: &B
     spread(&bench.broker().await?, topic, &wanted).await?;
     let other = bench.connect().await?;
     let came = bench.join_at(&other, topic, group, 100).await?.handle(20).await?;
-    ensure_eq!(sorted(came), wanted, "published after the group was declared and before it was joined");
+    ensure_eq!(
+        sorted(came),
+        wanted,
+        "published after the group was declared and before it was joined"
+    );
     Ok(())
 }
 
@@ -233,7 +237,11 @@ async fn a_second_group_changes_nothing_for_the_first(bench: &Bench) -> Verdict 
     bench.declared(topic, "third").await?;
     bench.mark(topic, 1).await?;
     let rest = bench.join(topic, first).await?.texts_before_markers(1).await?;
-    ensure_eq!(rest, texts("a", 10)[5..], "the rest of the first group, after the second had them all");
+    ensure_eq!(
+        rest,
+        texts("a", 10)[5..],
+        "the rest of the first group, after the second had them all"
+    );
     Ok(())
 }
 
@@ -290,10 +298,16 @@ async fn one_subscription_gets_all_its_topics(bench: &Bench) -> Verdict {
     let mut came = Vec::new();
     for delivery in inbox.take(10).await? {
         let received = delivery.received();
-        came.push(format!("{}: {}", received.topic, crate::conformance::inbox::text(&received.message)));
+        came.push(format!(
+            "{}: {}",
+            received.topic,
+            crate::conformance::inbox::text(&received.message)
+        ));
         delivery.ack();
     }
-    let named = |topic: Name, texts: Vec<String>| texts.into_iter().map(move |text| format!("{topic}: {text}"));
+    let named = |topic: Name, texts: Vec<String>| {
+        texts.into_iter().map(move |text| format!("{topic}: {text}"))
+    };
     let wanted = named(topics[0], texts("one", 5)).chain(named(topics[1], texts("two", 5)));
     ensure_eq!(sorted(came), sorted(wanted), "topic and text of what came");
     inbox.close().await
@@ -342,8 +356,14 @@ async fn another_order_is_refused_in_words_or_does_no_harm(bench: &Bench) -> Ver
     let other = GroupSpec { order: Order::None, ..GroupSpec::new(group) };
     match bench.broker().await?.subscribe(Subscribe::new(topic, other)).await {
         Ok(subscription) => subscription.close().await?,
-        Err(error) => ensure_eq!(error.kind(), ErrorKind::Mismatch, "joining in another order ({error})"),
+        Err(error) => {
+            ensure_eq!(error.kind(), ErrorKind::Mismatch, "joining in another order ({error})")
+        }
     }
-    ensure_eq!(bench.join(topic, group).await?.handle(10).await?, texts("a", 10), "in the group's order");
+    ensure_eq!(
+        bench.join(topic, group).await?.handle(10).await?,
+        texts("a", 10),
+        "in the group's order"
+    );
     Ok(())
 }

@@ -2,12 +2,24 @@
 
 use super::case::Case;
 
+mod backpressure;
 mod close;
 mod dead_letter;
+mod errors;
+mod foreign;
+mod groups;
+mod health;
+mod many;
+mod order;
+mod outage;
 mod publish;
+mod replay;
 mod retry;
 mod roundtrip;
 mod settle;
+mod start;
+mod topics;
+mod typed;
 
 /// The subject of the cases that stop the broker.
 pub(super) const OUTAGE: &str = "outage";
@@ -17,10 +29,23 @@ pub fn all() -> impl Iterator<Item = Case> {
     [
         roundtrip::CASES,
         publish::CASES,
+        typed::CASES,
         settle::CASES,
+        order::CASES,
+        groups::CASES,
+        start::CASES,
+        replay::CASES,
+        topics::CASES,
+        backpressure::CASES,
+        errors::CASES,
+        health::CASES,
         close::CASES,
+        many::CASES,
+        foreign::CASES,
         retry::CASES,
         dead_letter::CASES,
+        // Last, because they wait for all others to end.
+        outage::CASES,
     ]
     .into_iter()
     .flatten()

@@ -104,7 +104,11 @@ async fn a_message_requeued_out_of_the_middle_comes_first(bench: &Bench) -> Verd
     let mut held = inbox.take(3).await?;
     held.remove(1).requeue();
     let again = inbox.next().await?;
-    ensure_eq!(text(again.message()), "a-0001", "after it was requeued, before what was not handed out yet");
+    ensure_eq!(
+        text(again.message()),
+        "a-0001",
+        "after it was requeued, before what was not handed out yet"
+    );
     again.ack();
     held.into_iter().for_each(Delivery::ack);
     ensure_eq!(inbox.handle(3).await?, texts("a", 6)[3..], "the rest");
@@ -170,7 +174,11 @@ async fn turnover(bench: &Bench, vanish: bool) -> Verdict {
     }
     let mut came = sorted(journal.texts());
     came.dedup();
-    ensure_eq!(came, sorted(messages.into_iter().map(|(_, text)| text)), "what all members handled");
+    ensure_eq!(
+        came,
+        sorted(messages.into_iter().map(|(_, text)| text)),
+        "what all members handled"
+    );
     Ok(())
 }
 
@@ -194,6 +202,10 @@ async fn a_message_handed_back_by_a_leaver_comes_before_later_ones(bench: &Bench
     leaver.close().await?;
     drop(held);
     journal.wait_for(20).await?;
-    ensure_eq!(journal.texts(), texts("a", 20), "to the one that stays, after the leaver held the first eight");
+    ensure_eq!(
+        journal.texts(),
+        texts("a", 20),
+        "to the one that stays, after the leaver held the first eight"
+    );
     stayer.leave().await
 }

@@ -70,7 +70,11 @@ async fn what_is_published_after_the_reading_began_is_not_part_of_it(bench: &Ben
     bench.publish(topic, 0, ["later"]).await?;
     let read = reading.to_the_end().await?;
     let came = sorted(read.iter().map(|received| text(&received.message)));
-    ensure_eq!(came, [texts("a", 10), texts("b", 10)].concat(), "read, with one published meanwhile");
+    ensure_eq!(
+        came,
+        [texts("a", 10), texts("b", 10)].concat(),
+        "read, with one published meanwhile"
+    );
     Ok(())
 }
 
@@ -81,7 +85,11 @@ async fn a_reading_that_follows_goes_on_with_what_is_published(bench: &Bench) ->
     ensure_eq!(reading.handle(20).await?.len(), 20, "what was there");
     for round in ["c", "d"] {
         bench.publish(topic, 1, texts(round, 5)).await?;
-        ensure_eq!(reading.handle(5).await?, texts(round, 5), "published while the reading follows");
+        ensure_eq!(
+            reading.handle(5).await?,
+            texts(round, 5),
+            "published while the reading follows"
+        );
     }
     Ok(())
 }

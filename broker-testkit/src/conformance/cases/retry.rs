@@ -93,6 +93,7 @@ async fn a_delayed_retry_survives_the_consumer_that_asked_for_it(bench: &Bench) 
 }
 
 async fn delays_follow_each_other_and_then_comes_the_dead_letter(bench: &Bench) -> Verdict {
+    bench.require_replay().await?;
     let (topic, group) = topic(bench, 1).await?;
     let broker = bench.broker().await?;
     let letters = bench.made_by_consumer(topic.name(), group, "dlt")?;

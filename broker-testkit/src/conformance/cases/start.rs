@@ -74,7 +74,10 @@ async fn a_message_without_any_group_is_kept_or_refused(bench: &Bench) -> Verdic
     let keeps = broker.capabilities(topic).supports(broker_api::Capability::StartPosition);
     match broker.publish_message(topic, Message::new("a")).await {
         Ok(_) => {
-            ensure!(keeps, "confirmed without a group, although messages without a group are not kept");
+            ensure!(
+                keeps,
+                "confirmed without a group, although messages without a group are not kept"
+            );
             let came = join_from(bench, topic, Start::Earliest).await?.handle(1).await?;
             ensure_eq!(came, ["a"], "confirmed without a group");
         }
@@ -120,7 +123,9 @@ async fn a_new_group_begins_at_an_offset(bench: &Bench) -> Verdict {
     Ok(())
 }
 
-async fn a_new_group_that_begins_in_the_future_gets_only_what_comes_after(bench: &Bench) -> Verdict {
+async fn a_new_group_that_begins_in_the_future_gets_only_what_comes_after(
+    bench: &Bench,
+) -> Verdict {
     let topic = bench.topic("start", 1).await?;
     bench.publish(topic, 0, texts("old", 3)).await?;
     let future = SystemTime::now() + Duration::from_secs(24 * 3600);
@@ -138,6 +143,10 @@ async fn a_declared_start_holds_for_whoever_joins_first(bench: &Bench) -> Verdic
     bench.broker().await?.declare_group(topic, &group).await?;
     bench.publish(topic, 0, ["new"]).await?;
     let came = bench.join(topic, group.name).await?.handle(3).await?;
-    ensure_eq!(came, ["a-0008", "a-0009", "new"], "declared from the ninth on, joined from the oldest");
+    ensure_eq!(
+        came,
+        ["a-0008", "a-0009", "new"],
+        "declared from the ninth on, joined from the oldest"
+    );
     Ok(())
 }

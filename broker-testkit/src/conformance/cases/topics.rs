@@ -1,7 +1,8 @@
 //! Topics: created, described, grown, deleted.
 
 use broker_api::{
-    DEFAULT_PARTITIONS, ErrorKind, GroupSpec, Message, Read, Subscribe, TopicSpec, partition_for_key,
+    DEFAULT_PARTITIONS, ErrorKind, GroupSpec, Message, Read, Subscribe, TopicSpec,
+    partition_for_key,
 };
 use futures_util::future::join_all;
 
@@ -47,7 +48,8 @@ async fn a_backend_says_that_a_topic_exists_already(bench: &Bench) -> Verdict {
     let backend = bench.backend().await?;
     for spec in [TopicSpec::new(topic).partitions(2), TopicSpec::new(topic).partitions(3)] {
         let created = backend.create_topic(&spec).await;
-        let error = ensure_kind!(created, TopicExists, "creating {:?} partitions again", spec.partitions);
+        let error =
+            ensure_kind!(created, TopicExists, "creating {:?} partitions again", spec.partitions);
         ensure!(error.is_permanent(), "that is permanent: {error:?}");
     }
     Ok(())
@@ -71,7 +73,11 @@ async fn a_description_says_what_was_asked_for(bench: &Bench) -> Verdict {
     bench.create(&spec).await?;
     for broker in [bench.broker().await?, bench.connect().await?] {
         let is = broker.describe_topic(spec.name).await?;
-        ensure_eq!((is.name, is.partitions, is.compacted), (spec.name, 5, false), "the description");
+        ensure_eq!(
+            (is.name, is.partitions, is.compacted),
+            (spec.name, 5, false),
+            "the description"
+        );
         let differences = spec.differences(&is);
         ensure!(differences.is_empty(), "the topic just created differs: {differences:?}");
     }
@@ -132,7 +138,11 @@ async fn an_unknown_topic_is_unknown_to_everything(bench: &Bench) -> Verdict {
     let error = ensure_kind!(subscribed, UnknownTopic, "subscribing to it");
     let text = error.to_string();
     ensure!(text.contains(unknown.as_str()), "the error does not name the topic: {text}");
-    ensure_kind!(broker.declare_group(unknown, &group).await, UnknownTopic, "declaring a group of it");
+    ensure_kind!(
+        broker.declare_group(unknown, &group).await,
+        UnknownTopic,
+        "declaring a group of it"
+    );
     ensure_kind!(broker.delete_topic(unknown).await, UnknownTopic, "deleting it");
     ensure_kind!(broker.describe_topic(unknown).await, UnknownTopic, "describing it afterwards");
     let capabilities = broker.capabilities(unknown);
@@ -150,7 +160,7 @@ async fn a_longest_name_with_every_sign_is_a_topic(bench: &Bench) -> Verdict {
     let long = format!("{short}{}", "x".repeat(broker_api::MAX_NAME_BYTES - short.as_str().len()));
     let topic = bench.named(&long)?;
     bench.create(&TopicSpec::new(topic).partitions(1)).await?;
-    let group = GroupSpec::new(broker_api::Name::new("g-20-characters-long"));
+    let group = GroupSpec::new(broker_api::Name::new("g_1-2.Zz90"));
     bench.broker().await?.declare_group(topic, &group).await?;
     bench.publish(topic, 0, ["a"]).await?;
     ensure_eq!(bench.join(topic, group.name).await?.handle(1).await?, ["a"], "a name of 200 bytes");
@@ -163,12 +173,20 @@ async fn partitions_are_added_and_used(bench: &Bench) -> Verdict {
     let publisher = bench.connect().await?;
     publisher.publish_message(topic, Message::new("before").with_key("k")).await?;
     bench.broker().await?.add_partitions(topic, 5).await?;
-    ensure_eq!(publisher.describe_topic(topic).await?.partitions, 5, "partitions as another sees them");
+    ensure_eq!(
+        publisher.describe_topic(topic).await?.partitions,
+        5,
+        "partitions as another sees them"
+    );
     // The one that grew it knows at once.
     let broker = bench.broker().await?;
     for key in ["a", "b", "c", "d", "e", "f", "g"] {
         let receipt = broker.publish_message(topic, Message::new(key).with_key(key)).await?;
-        ensure_eq!(receipt.partition, partition_for_key(key.as_bytes(), 5), "the partition of {key}");
+        ensure_eq!(
+            receipt.partition,
+            partition_for_key(key.as_bytes(), 5),
+            "the partition of {key}"
+        );
     }
     bench.publish(topic, 4, ["last"]).await?;
     let came = bench.join(topic, group).await?.handle(9).await?;
@@ -197,7 +215,11 @@ async fn partitions_are_not_taken_away(bench: &Bench) -> Verdict {
     let topic = bench.topic("grown", 3).await?;
     let broker = bench.broker().await?;
     for total in [3, 2, 0] {
-        ensure_kind!(broker.add_partitions(topic, total).await, Invalid, "{total} instead of 3 partitions");
+        ensure_kind!(
+            broker.add_partitions(topic, total).await,
+            Invalid,
+            "{total} instead of 3 partitions"
+        );
     }
     ensure_eq!(broker.describe_topic(topic).await?.partitions, 3, "partitions afterwards");
     Ok(())
@@ -229,7 +251,11 @@ async fn a_topic_created_again_is_new(bench: &Bench) -> Verdict {
     broker.declare_group(topic, &GroupSpec::new(group)).await?;
     bench.publish(topic, 0, texts("new", 3)).await?;
     let came = bench.join(topic, group).await?.handle(3).await?;
-    ensure_eq!(came, texts("new", 3), "to the group of the same name, after the topic was created again");
+    ensure_eq!(
+        came,
+        texts("new", 3),
+        "to the group of the same name, after the topic was created again"
+    );
     Ok(())
 }
 
@@ -241,7 +267,9 @@ async fn deleting_a_topic_ends_its_consumers_with_an_error(bench: &Bench) -> Ver
     bench.publish(topic, 0, ["a"]).await?;
     ensure_eq!(inbox.handle(1).await?, ["a"], "before it was deleted");
     bench.broker().await?.delete_topic(topic).await?;
-    let next = bench.within("the end of a consumer of a deleted topic", inbox.subscription().next()).await?;
+    let next = bench
+        .within("the end of a consumer of a deleted topic", inbox.subscription().next())
+        .await?;
     let error = ensure_kind!(next, UnknownTopic, "consuming a topic that was deleted");
     ensure!(error.is_permanent(), "that is permanent: {error:?}");
     ensure!(error.kind() == ErrorKind::UnknownTopic, "{error}");
