@@ -86,10 +86,11 @@ async fn publish(
 
 /// Counts operations: until a signal, or until all that were published here are counted.
 async fn consume(broker: &Broker, task: &Task, published: HashMap<String, u32>) -> Outcome {
+    let complete = watch::Sender::new(false);
+    let [stop, stop_multimodel] = [(); 2].map(|()| shared::stop(complete.subscribe()));
     let ledger = RefCell::new(Ledger::open(&task.file)?);
     println!("consuming both topics into {}", task.file.display());
     let expected = RefCell::new(published);
-    let complete = watch::Sender::new(false);
     let count = async |operation: ProcessEnd, _| -> Result<(), Failure> {
         ledger.borrow_mut().count(&operation)?;
         let mut expected = expected.borrow_mut();
@@ -105,17 +106,17 @@ async fn consume(broker: &Broker, task: &Task, published: HashMap<String, u32>) 
         Ok(())
     };
 
-    let consumer = |topic, group: Name| {
-        broker
-            .consumer(topic, group.as_str())
-            .concurrency(16)
-            .until(shared::stop(complete.subscribe()))
-            .run(&count)
-    };
-    tokio::try_join!(
-        consumer(PROCESS_END, PROCESS_END_GROUP),
-        consumer(MULTIMODEL, MULTIMODEL_GROUP)
-    )?;
+    let process_end = broker
+        .consumer(PROCESS_END, PROCESS_END_GROUP.as_str())
+        .concurrency(16)
+        .until(stop)
+        .run(&count);
+    let multimodel = broker
+        .consumer(MULTIMODEL, MULTIMODEL_GROUP.as_str())
+        .concurrency(16)
+        .until(stop_multimodel)
+        .run(&count);
+    tokio::try_join!(process_end, multimodel)?;
     let ledger = ledger.into_inner();
     println!("counted {} operations, {} came again", ledger.counted, ledger.repeated);
     for (user, balance) in &ledger.balances {

@@ -69,6 +69,8 @@ async fn publish(broker: &Broker) -> anybroker::Result<HashSet<String>> {
 
 /// Appends records to the file: until a signal, or until all that were published here are in it.
 async fn consume(broker: &Broker, task: &Task, published: HashSet<String>) -> Outcome {
+    let complete = watch::Sender::new(false);
+    let stop = shared::stop(complete.subscribe());
     let (file, known) = JsonLines::open::<FeatureUsage>(&task.file)?;
     println!(
         "consuming {} as {GROUP} into {}, which has {} records",
@@ -77,11 +79,10 @@ async fn consume(broker: &Broker, task: &Task, published: HashSet<String>) -> Ou
         known.len()
     );
     let (missing, stored) = (RefCell::new(published), Cell::new(0));
-    let complete = watch::Sender::new(false);
     broker
         .consumer(FEATURE_USAGE, GROUP.as_str())
         .concurrency(16)
-        .until(shared::stop(complete.subscribe()))
+        .until(stop)
         .run(async |usage, _| {
             // It is on the disk before `Ok` acknowledges the message.
             file.append(&usage)?;

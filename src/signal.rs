@@ -1,31 +1,42 @@
 //! The end of a service, asked for from outside.
 
+use std::future::{Future, pending};
+
 /// Ends when the process is asked to end: by SIGTERM or SIGINT (Ctrl-C).
 ///
 /// Made for [`Consumer::until`](broker_api::Consumer::until): the consumer then finishes what it is
-/// handling. From the first time this is awaited, these signals no longer end the process by
-/// themselves, so whoever awaits it has to end the process.
-pub async fn shutdown_signal() {
-    let interrupted = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::error!(%error, "cannot wait for SIGINT");
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(error) => {
-                tracing::error!(%error, "cannot wait for SIGTERM");
-                std::future::pending::<()>().await;
+/// handling. From this call on, awaited or not, these signals no longer end the process by
+/// themselves, so whoever calls it has to end the process.
+///
+/// # Panics
+/// Outside of a tokio runtime with io.
+#[cfg(unix)]
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    // Listening begins here, so that no signal is missed before the future is first polled.
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        match (interrupt, terminate) {
+            (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            },
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "cannot wait for signals");
+                pending().await
             }
         }
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupted => {}
-        () = terminated => {}
+    }
+}
+
+/// Ends when the process is asked to end by Ctrl-C.
+#[cfg(not(unix))]
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
+    async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "cannot wait for signals");
+            pending().await
+        }
     }
 }

@@ -50,11 +50,14 @@ pub(crate) async fn connect() -> anybroker::Result<Broker> {
     config.connect().await
 }
 
-/// Ends on SIGTERM and SIGINT, and when the work is complete.
-pub(crate) async fn stop(mut complete: watch::Receiver<bool>) {
-    tokio::select! {
-        () = shutdown_signal() => println!("ending, because of a signal"),
-        _ = complete.wait_for(|complete| *complete) => {}
+/// Ends on SIGTERM and SIGINT, from now on, and when the work is complete.
+pub(crate) fn stop(mut complete: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
+    let signal = shutdown_signal();
+    async move {
+        tokio::select! {
+            () = signal => println!("ending, because of a signal"),
+            _ = complete.wait_for(|complete| *complete) => {}
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Bool,
     /// A whole number of milliseconds.
     Millis,
+    /// A whole number.
+    Number,
     /// A whole number of bytes.
     Bytes,
     /// Addresses with commas between them.
@@ -48,6 +50,7 @@ impl Kind {
             Self::Secret => "secret".into(),
             Self::Bool => "true or false".into(),
             Self::Millis => "milliseconds".into(),
+            Self::Number => "number".into(),
             Self::Bytes => "bytes".into(),
             Self::Addresses => "host:port,…".into(),
             Self::Choice(words) => words.join(", "),
@@ -69,7 +72,9 @@ macro_rules! keys {
     };
 }
 
-use Kind::{Addresses, Bool, Bytes, Choice, Millis, Path, Properties, Routes, Secret, Text};
+use Kind::{
+    Addresses, Bool, Bytes, Choice, Millis, Number, Path, Properties, Routes, Secret, Text,
+};
 
 /// The words for a broker.
 pub(crate) const BROKERS: &[&str] = &["kafka", "rabbitmq", "amqp", "memory"];
@@ -135,6 +140,22 @@ keys! {
         "How often both sides say that they are alive, in whole seconds. A connection that is silent twice as long is given up.";
     RABBITMQ_CONNECTION_NAME, "rabbitmq.connection_name", Text, "anybroker",
         "The name under which the broker's logs and its management show the connections.";
+    RABBITMQ_OPERATION_TIMEOUT, "rabbitmq.operation_timeout", Millis, "30000",
+        "How long creating, changing and deleting topics and groups may take.";
+    RABBITMQ_RECONNECT_PAUSE, "rabbitmq.reconnect_pause", Millis, "10000",
+        "The longest pause between two attempts to connect again. Pauses start at 100 ms and double.";
+    RABBITMQ_DEFAULT_PARTITIONS, "rabbitmq.default_partitions", Number, "6",
+        "Partitions of a topic whose specification says nothing. Each is a queue for every group.";
+    RABBITMQ_READ_PREFETCH, "rabbitmq.read_prefetch", Number, "500",
+        "How many messages a reading without a group asks for ahead, at most 65535.";
+    RABBITMQ_REGISTRY, "rabbitmq.registry", Text, "anybroker.registry",
+        "The stream that keeps which topics and groups there are. All who share topics have to name the same.";
+    RABBITMQ_SSL_CA_LOCATION, "rabbitmq.ssl_ca_location", Path, "the system's",
+        "Certificates of authorities to trust besides the system's, in PEM. For a URL that begins with `amqps://`.";
+    RABBITMQ_SSL_CERTIFICATE_LOCATION, "rabbitmq.ssl_certificate_location", Path, "none",
+        "The client's own certificate, in PEM.";
+    RABBITMQ_SSL_KEY_LOCATION, "rabbitmq.ssl_key_location", Path, "none",
+        "The key of the client's certificate, PKCS 8 in PEM.";
 }
 
 /// The key of an environment variable.

@@ -34,6 +34,11 @@ impl Values {
         self.parse(key, bytes)
     }
 
+    #[cfg(feature = "amqp")]
+    pub(super) fn number(&self, key: &Key) -> Result<Option<u32>> {
+        self.parse(key, number)
+    }
+
     /// One of the words of the key, as the key writes it.
     pub(super) fn choice(&self, key: &Key) -> Result<Option<&'static str>> {
         match key.kind {
@@ -58,6 +63,7 @@ fn check(key: &Key, text: &str) -> Result<(), String> {
         Kind::Text | Kind::Path | Kind::Properties | Kind::Secret => Ok(()),
         Kind::Bool => bool(text).map(drop),
         Kind::Millis => millis(text).map(drop),
+        Kind::Number => number(text).map(drop),
         Kind::Bytes => bytes(text).map(drop),
         Kind::Addresses => addresses(text).map(drop),
         Kind::Choice(words) => choice(words, text).map(drop),
@@ -79,6 +85,14 @@ fn millis(text: &str) -> Result<Duration, String> {
         _ => Err(format!(
             "a number of milliseconds; write a whole number from 1 to {MAX_MILLIS}, such as 30000"
         )),
+    }
+}
+
+/// No setting that is a number makes sense above what the smallest of them can hold.
+fn number(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number @ 1..=65_535) => Ok(number),
+        _ => Err("a number; write a whole number from 1 to 65535".into()),
     }
 }
 

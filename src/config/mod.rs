@@ -284,6 +284,12 @@ fn group_id(values: &Values) -> Result<Option<Name>> {
     name.transpose().map_err(|error| values.wrong(key, error.message().to_owned()))
 }
 
+/// An error of connecting, with the setting to look at.
+#[cfg(any(feature = "kafka", feature = "amqp"))]
+fn with_remedy(error: broker_api::Error, key: &keys::Key) -> broker_api::Error {
+    error.with("setting", key.variable)
+}
+
 fn read<T>(found: Option<T>, into: &mut T) {
     if let Some(found) = found {
         *into = found;
