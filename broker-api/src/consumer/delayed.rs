@@ -9,7 +9,7 @@ use futures_util::stream::{BoxStream, SelectAll, StreamExt, select_all, unfold};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::job::Held;
+use super::held::Held;
 use super::membership::Membership;
 use crate::delivery::Delivery;
 use crate::error::Result;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
@@ -13,12 +13,11 @@ use tokio::time::timeout;
 
 use super::breaker::Circuit;
 use super::escalation::{Escalation, Next};
+use super::held::{Failed, Held};
 use super::{Context, Dedup, Failure, Retry};
 use crate::backend::Settlement;
 use crate::broker::Broker;
-use crate::dead_letter::headers::History;
-use crate::delivery::{Delivery, Received, Settler};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::name::Name;
 use crate::topic::Topic;
@@ -58,74 +57,6 @@ impl Stopping {
     }
 }
 
-/// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
-pub(super) struct Held {
-    /// As the application sees it: without our headers, from the topic it was published to.
-    received: Arc<Received>,
-    history: History,
-    /// As it was delivered, where that is something else.
-    delivered: Option<Box<Message>>,
-    settler: Option<Settler>,
-}
-
-impl Held {
-    /// A delivery of the topic itself.
-    pub(super) fn new(delivery: Delivery) -> Option<Self> {
-        let (received, settler) = delivery.into_parts();
-        received.map(|received| Self {
-            received: Arc::new(received),
-            history: History::default(),
-            delivered: None,
-            settler,
-        })
-    }
-
-    /// A delivery of one of the retry topics, which stands for one of `topic`.
-    pub(super) fn retried(delivery: Delivery, topic: Name) -> Option<Self> {
-        let (received, settler) = delivery.into_parts();
-        received.map(|received| {
-            let delivered = Some(Box::new(received.message.clone()));
-            let (history, message) = History::take(received.message);
-            let received = Received {
-                message,
-                topic,
-                partition: history.partition.unwrap_or_default(),
-                offset: history.offset,
-                redeliveries: received.redeliveries,
-            };
-            Self { received: Arc::new(received), history, delivered, settler }
-        })
-    }
-
-    pub(super) fn received(&self) -> &Received {
-        &self.received
-    }
-
-    /// When it is to be handled, if not at once.
-    pub(super) fn due(&self) -> Option<SystemTime> {
-        self.history.due
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        self.settler.as_ref().is_none_or(Settler::is_live)
-    }
-
-    fn settle(mut self, settlement: Settlement) {
-        if let Some(settler) = self.settler.take() {
-            settler.done(settlement);
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(settler) = self.settler.take() {
-            let delivered = self.delivered.take().map(|message| *message);
-            settler.requeue(delivered.unwrap_or_else(|| self.received.message.clone()));
-        }
-    }
-}
-
 impl<T, F, Fut> Work<T, F>
 where
     F: Fn(T, Context) -> Fut,
@@ -136,15 +67,12 @@ where
     /// # Errors
     /// What has to stop the consumer; the message was handed back.
     pub(super) async fn handle(&self, mut held: Held) -> Result<()> {
-        let mut pauses = self.retry.pauses();
         loop {
-            let value = match self.topic.decode(&held.received.message) {
+            let value = match self.topic.decode(&held.received().message) {
                 Ok(value) => value,
                 Err(error) => return self.give_up(held, error, false).await,
             };
-            held.history.attempts = held.history.attempts.saturating_add(1);
-            let attempt = held.history.attempts;
-            let context = Context::new(held.received.clone(), attempt, self.broker.clone());
+            let context = held.begin(&self.broker);
             let Some(ended) = self.attempt(&held, value, context).await else { return Ok(()) };
             let failure = match ended {
                 Ok(()) => {
@@ -153,23 +81,12 @@ where
                 }
                 Err(failure) => failure,
             };
-            held.history.first_failure.get_or_insert_with(SystemTime::now);
-            let pause = match pauses.next() {
-                Some(pause) if !failure.is_permanent() => failure.delay().unwrap_or(pause),
-                _ => {
-                    let permanent = failure.is_permanent();
-                    let text = format!("the handler failed: {failure}");
-                    let error = Error::new(ErrorKind::Handler, "consume", text)
-                        .with("topic", self.topic.name())
-                        .with("attempts", attempt)
-                        .with_source(failure.into_error());
-                    return self.give_up(held, error, !permanent).await;
+            let pause = match held.failed(failure, &self.retry) {
+                Failed::Again(pause) => pause,
+                Failed::ForGood { error, may_wait } => {
+                    return self.give_up(held, error, may_wait).await;
                 }
             };
-            let received = held.received();
-            tracing::warn!(topic = %received.topic, partition = received.partition,
-                offset = received.offset, attempt, ?pause, error = %failure,
-                "the handler failed and is called again after the pause");
             if !self.pause(&held, pause).await {
                 return Ok(());
             }
@@ -202,19 +119,12 @@ where
     /// Calls the handler unless the group has handled the message, and sees that what it published
     /// is confirmed.
     async fn call_once(&self, value: T, context: Context) -> Result<(), Failure> {
-        let message = context.message().clone();
-        let known = self.dedup.as_deref().zip(message.id());
-        if let Some((dedup, id)) = known
-            && dedup.is_done(self.group, id).await?
-        {
+        if self.is_done(&context).await? {
             return Ok(());
         }
         self.call(value, context.clone()).await?;
         context.confirmed().await?;
-        if let Some((dedup, id)) = known {
-            dedup.done(self.group, id).await?;
-        }
-        Ok(())
+        self.done(&context).await
     }
 
     /// Calls the handler: its panic and its time-out are failures like any other.
@@ -230,7 +140,9 @@ where
         };
         ended.unwrap_or_else(|panic| Err(panic_text(panic.as_ref()).into()))
     }
+}
 
+impl<T, F> Work<T, F> {
     /// Waits before the next attempt; `false` if there is to be none.
     async fn pause(&self, held: &Held, pause: Duration) -> bool {
         timeout(pause, self.unwanted(held)).await.is_err()
@@ -250,14 +162,14 @@ where
     }
 
     /// Puts the message off, or ends it, as the policy says.
-    async fn give_up(&self, held: Held, error: Error, may_wait: bool) -> Result<()> {
+    pub(super) async fn give_up(&self, held: Held, error: Error, may_wait: bool) -> Result<()> {
         let received = held.received();
         let error = error.with("partition", received.partition);
         let error = match received.offset {
             Some(offset) => error.with("offset", offset),
             None => error,
         };
-        match self.escalation.next(received, &held.history, &error, may_wait) {
+        match self.escalation.next(received, held.history(), &error, may_wait) {
             Next::Publish(to, message) => {
                 tracing::warn!(%error, %to, "a message is put off or given up");
                 self.move_on(held, to, message).await
@@ -290,9 +202,30 @@ where
             }
         }
     }
+
+    /// Whether the group has handled this message before, as far as is remembered.
+    pub(super) async fn is_done(&self, context: &Context) -> Result<bool, Failure> {
+        match self.dedup.as_deref().zip(context.message().id()) {
+            Some((dedup, id)) => Ok(dedup.is_done(self.group, id).await?),
+            None => Ok(false),
+        }
+    }
+
+    /// Remembers that the group has handled this message.
+    pub(super) async fn done(&self, context: &Context) -> Result<(), Failure> {
+        match self.dedup.as_deref().zip(context.message().id()) {
+            Some((dedup, id)) => Ok(dedup.done(self.group, id).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The consumer is gone, and has no problem any more.
+    pub(super) fn end(&self) {
+        self.broker.inner.set_problem(self.topic.name(), self.group, None);
+    }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the handler panicked: {}", text.unwrap_or("with something that is not text"))

@@ -71,6 +71,6 @@ fn join(
             let pause = Retry::forever().pauses().nth(before.min(16) as usize);
             sleep(pause.unwrap_or_default()).await;
         }
-        broker.subscribe(subscribe).await
+        broker.subscribe_unchecked(subscribe).await
     })
 }

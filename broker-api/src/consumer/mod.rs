@@ -1,5 +1,7 @@
 //! A consumer: decode, validate, handle, settle.
 
+mod backlog;
+mod batch;
 mod breaker;
 mod context;
 mod control;
@@ -8,12 +10,14 @@ mod delayed;
 mod escalation;
 mod failure;
 mod group;
+mod held;
 mod job;
 mod lanes;
 mod membership;
 mod retry;
 mod runner;
 mod service;
+mod session;
 
 use std::fmt;
 use std::future::Future;
@@ -21,6 +25,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use batch::Batches;
 pub use breaker::Breaker;
 pub use context::Context;
 pub use control::Control;

@@ -73,6 +73,20 @@ impl Bench {
     }
 }
 
+/// Something to stop a consumer with from within its handler, and what to give to `until`.
+pub(crate) fn stopper() -> (Stop, impl Future<Output = ()> + Send + 'static) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    (Stop(Mutex::new(Some(stop))), async move { drop(stopped.await) })
+}
+
+pub(crate) struct Stop(Mutex<Option<oneshot::Sender<()>>>);
+
+impl Stop {
+    pub(crate) fn now(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
 /// What handlers saw, in their order.
 #[derive(Default)]
 pub(crate) struct Seen {

@@ -3,6 +3,7 @@
 use super::case::Case;
 
 mod backpressure;
+mod batch;
 mod close;
 mod dead_letter;
 mod errors;
@@ -43,6 +44,7 @@ pub fn all() -> impl Iterator<Item = Case> {
         many::CASES,
         foreign::CASES,
         retry::CASES,
+        batch::CASES,
         dead_letter::CASES,
         // Last, because they wait for all others to end.
         outage::CASES,

@@ -1,0 +1,135 @@
+//! A message in the hands of a consumer.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::backlog::Key;
+use super::retry::Pauses;
+use super::{Context, Failure, Retry};
+use crate::backend::Settlement;
+use crate::broker::Broker;
+use crate::dead_letter::headers::History;
+use crate::delivery::{Delivery, Received, Settler};
+use crate::error::{Error, ErrorKind};
+use crate::message::Message;
+use crate::name::Name;
+
+/// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
+pub(super) struct Held {
+    /// As the application sees it: without our headers, from the topic it was published to.
+    received: Arc<Received>,
+    history: History,
+    /// As it was delivered, where that is something else.
+    delivered: Option<Box<Message>>,
+    settler: Option<Settler>,
+    /// The pauses that are left in place, from its first failure on.
+    pauses: Option<Pauses>,
+}
+
+/// What a failure of the handler means.
+pub(super) enum Failed {
+    /// Another attempt in place, after this pause.
+    Again(Duration),
+    /// No further attempt in place.
+    ForGood {
+        error: Error,
+        /// Whether a delay may mend it.
+        may_wait: bool,
+    },
+}
+
+impl Held {
+    /// A delivery of the topic itself.
+    pub(super) fn new(delivery: Delivery) -> Option<Self> {
+        let (received, settler) = delivery.into_parts();
+        received.map(|received| Self {
+            received: Arc::new(received),
+            history: History::default(),
+            delivered: None,
+            settler,
+            pauses: None,
+        })
+    }
+
+    /// A delivery of one of the retry topics, which stands for one of `topic`.
+    pub(super) fn retried(delivery: Delivery, topic: Name) -> Option<Self> {
+        let (received, settler) = delivery.into_parts();
+        received.map(|received| {
+            let delivered = Some(Box::new(received.message.clone()));
+            let (history, message) = History::take(received.message);
+            let received = Received {
+                message,
+                topic,
+                partition: history.partition.unwrap_or_default(),
+                offset: history.offset,
+                redeliveries: received.redeliveries,
+            };
+            Self { received: Arc::new(received), history, delivered, settler, pauses: None }
+        })
+    }
+
+    /// The key within its partition.
+    pub(super) fn key(&self) -> Option<Key> {
+        let key = self.received.message.key()?.clone();
+        Some(((self.received.topic, self.received.partition), key))
+    }
+
+    /// Begins an attempt.
+    pub(super) fn begin(&mut self, broker: &Broker) -> Context {
+        self.history.attempts = self.history.attempts.saturating_add(1);
+        Context::new(self.received.clone(), self.history.attempts, broker.clone())
+    }
+
+    /// The attempt that was begun last has failed.
+    pub(super) fn failed(&mut self, failure: Failure, retry: &Retry) -> Failed {
+        self.history.first_failure.get_or_insert_with(SystemTime::now);
+        let pauses = self.pauses.get_or_insert_with(|| retry.pauses());
+        let (received, attempt) = (&self.received, self.history.attempts);
+        if let Some(pause) = pauses.next().filter(|_| !failure.is_permanent()) {
+            let pause = failure.delay().unwrap_or(pause);
+            tracing::warn!(topic = %received.topic, partition = received.partition,
+                offset = received.offset, attempt, ?pause, error = %failure,
+                "the handler failed and is called again after the pause");
+            return Failed::Again(pause);
+        }
+        let may_wait = !failure.is_permanent();
+        let error =
+            Error::new(ErrorKind::Handler, "consume", format!("the handler failed: {failure}"))
+                .with("topic", received.topic)
+                .with("attempts", attempt)
+                .with_source(failure.into_error());
+        Failed::ForGood { error, may_wait }
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub(super) fn received(&self) -> &Received {
+        &self.received
+    }
+
+    /// When it is to be handled, if not at once.
+    pub(super) fn due(&self) -> Option<SystemTime> {
+        self.history.due
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.settler.as_ref().is_none_or(Settler::is_live)
+    }
+
+    pub(super) fn settle(mut self, settlement: Settlement) {
+        if let Some(settler) = self.settler.take() {
+            settler.done(settlement);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(settler) = self.settler.take() {
+            let delivered = self.delivered.take().map(|message| *message);
+            settler.requeue(delivered.unwrap_or_else(|| self.received.message.clone()));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a running consumer has, however it calls its handler.
+
+use std::pin::Pin;
+
+use tokio::sync::watch;
+
+use super::breaker::Circuit;
+use super::delayed::Delayed;
+use super::held::Held;
+use super::job::{Stopping, Work};
+use super::membership::Membership;
+use super::{Consumer, Control};
+use crate::backend::Order;
+use crate::error::Result;
+use crate::name::Name;
+
+/// A consumer that has begun.
+pub(super) struct Session<T: 'static, F> {
+    pub(super) work: Work<T, F>,
+    pub(super) inputs: Inputs,
+    pub(super) stop: Stop,
+    pub(super) control: Control,
+    pub(super) concurrency: usize,
+    /// Whether messages of one key are handled one after the other.
+    pub(super) keyed: bool,
+}
+
+impl<T: 'static, F> Session<T, F> {
+    /// Creates what the consumer needs. Nothing is consumed before the inputs are asked.
+    pub(super) async fn open(consumer: Consumer<T>, handler: F) -> Result<Self> {
+        let mut subscribe = consumer.subscription()?;
+        let escalation = consumer.escalation()?;
+        let broker = consumer.broker;
+        broker.check_open("consume")?;
+        let stop = Stop { until: consumer.stop, closing: broker.inner.closing.subscribe() };
+
+        escalation.create(&broker).await?;
+        subscribe.topics.extend(escalation.immediate());
+        let topic = consumer.topic.name();
+        let (group, keyed) = (subscribe.group.name, subscribe.group.order == Order::Key);
+        let delayed = escalation.delayed(subscribe.prefetch);
+        let delayed = delayed.map(|subscribe| Membership::new(broker.clone(), subscribe));
+        let inputs = Inputs {
+            topic,
+            delayed: Delayed::new(topic, delayed),
+            membership: Membership::new(broker.clone(), subscribe),
+        };
+        let work = Work {
+            broker,
+            topic: consumer.topic,
+            retry: consumer.retry,
+            handler_timeout: consumer.handler_timeout,
+            circuit: consumer.breaker.map(Circuit::new),
+            dedup: consumer.dedup,
+            group,
+            escalation,
+            handler,
+            stopping: Stopping::default(),
+        };
+        let (control, concurrency) = (consumer.control, consumer.concurrency);
+        Ok(Self { work, inputs, stop, control, concurrency, keyed })
+    }
+}
+
+/// Where the messages of a consumer come from: its topic, what was put back to its group, and what
+/// waited for a delayed retry.
+pub(super) struct Inputs {
+    topic: Name,
+    membership: Membership,
+    delayed: Delayed,
+}
+
+/// What the inputs say next.
+pub(super) enum Input {
+    Messages(Vec<Held>),
+    /// The membership was lost and is joined again: what was not begun comes again.
+    Rejoined,
+    /// The broker was closed.
+    Ended,
+}
+
+impl Inputs {
+    /// The next messages. A paused consumer takes only those whose delay is over. Cancel-safe.
+    ///
+    /// # Errors
+    /// What cannot be mended by joining again.
+    pub(super) async fn next(&mut self, paused: bool) -> Result<Input> {
+        let batch = tokio::select! {
+            biased;
+            due = self.delayed.next() => return due.map(Input::Messages),
+            batch = self.membership.next(), if !paused => batch,
+        };
+        match batch {
+            Ok(Some(batch)) => {
+                let held = batch.into_iter().filter_map(|delivery| {
+                    match delivery.received().topic == self.topic {
+                        true => Held::new(delivery),
+                        // Put back from the dead letters.
+                        false => Held::retried(delivery, self.topic),
+                    }
+                });
+                Ok(Input::Messages(held.collect()))
+            }
+            Ok(None) => Ok(Input::Ended),
+            Err(error) if error.is_transient() => {
+                self.membership.rejoin(&error);
+                Ok(Input::Rejoined)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves the group, everywhere.
+    pub(super) async fn close(self) -> Result<()> {
+        self.membership.close().await.and(self.delayed.close().await)
+    }
+}
+
+/// When a consumer is to stop. `Broker::close` waits until it is dropped.
+pub(super) struct Stop {
+    until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Stop {
+    /// Waits until the consumer is to stop. Cancel-safe.
+    pub(super) async fn wait(&mut self) {
+        let Self { until, closing } = self;
+        let until = async {
+            match until {
+                Some(until) => until.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = until => {}
+            // The sender lives in the broker, of which the consumer holds a clone.
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+    }
+}
