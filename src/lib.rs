@@ -1,4 +1,5 @@
-//! Typed, validated messages on Kafka or RabbitMQ by configuration, with the same behaviour.
+#![doc = include_str!("../README.md")]
+
 pub use broker_api::*;
 
 mod config;

@@ -110,6 +110,21 @@ async fn the_prefetch_bounds_both_together_and_settling_makes_room() {
 }
 
 #[tokio::test]
+async fn a_busy_broker_does_not_starve_the_other() {
+    let (broker, ..) = routed().await;
+    publish(&broker, HERE, 100).await;
+    publish(&broker, THERE, 100).await;
+    let mut subscription = broker.subscribe(both(10)).await.unwrap();
+    let mut taken: HashMap<Name, usize> = HashMap::new();
+    for _ in 0..100 {
+        let delivery = next(&mut subscription).await;
+        *taken.entry(delivery.received().topic).or_default() += 1;
+        delivery.ack();
+    }
+    assert_eq!((taken[&HERE], taken[&THERE]), (50, 50));
+}
+
+#[tokio::test]
 async fn what_was_settled_does_not_come_back_and_the_rest_does() {
     let (broker, ..) = routed().await;
     publish(&broker, HERE, 2).await;
