@@ -1,1 +1,45 @@
-//! Under construction.
+//! The Kafka backend of `anybroker`, on [`rdkafka`].
+//!
+//! ```no_run
+//! use broker_api::{Broker, Message, Name};
+//! use broker_kafka::{Kafka, KafkaConfig};
+//!
+//! # async fn run() -> broker_api::Result<()> {
+//! let broker = Broker::new(Kafka::connect(KafkaConfig::new("localhost:9092")).await?);
+//! broker.publish_message(Name::new("greetings"), Message::new("hello")).await?;
+//! broker.close().await
+//! # }
+//! ```
+//!
+//! # Building
+//! librdkafka is compiled along: that needs a C and C++ compiler, `make`, the headers of OpenSSL
+//! (`libssl-dev`) and of zlib. SASL with PLAIN, SCRAM and OAUTHBEARER, TLS, and gzip, lz4, snappy
+//! and zstd are in. The features `gssapi` (Kerberos, needs libsasl2), `oidc` (OAUTHBEARER tokens
+//! from a server, needs libcurl), `ssl-vendored` (OpenSSL compiled along) and `cmake-build` (built
+//! by cmake, as on Windows) add to it.
+
+mod config;
+mod deadlines;
+mod delivered;
+mod elsewhere;
+mod error;
+mod group;
+mod in_flight;
+mod kafka;
+mod link;
+mod lookup;
+mod member;
+mod native;
+mod offsets;
+mod ownership;
+mod poll;
+mod properties;
+mod publisher;
+mod reading;
+mod rebalance;
+mod record;
+mod topic;
+mod topics;
+
+pub use config::{GroupProtocol, KafkaConfig, Sasl, SecurityProtocol, Tls};
+pub use kafka::Kafka;

@@ -1,0 +1,94 @@
+//! What librdkafka says to a message that was handed over.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use broker_api::{Receipt, Result};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message as _};
+use rdkafka::producer::{ProducerContext, ThreadedProducer};
+
+use crate::elsewhere::Elsewhere;
+use crate::error;
+use crate::in_flight::Flight;
+use crate::link::{self, Link, Statistics};
+use crate::native::{self, Stored};
+use crate::publisher::Publisher;
+
+/// A publishing client. Its messages are known by their number among those in flight.
+pub(crate) type Producer = Elsewhere<ThreadedProducer<Deliveries>>;
+
+/// The context of a publishing client.
+pub(crate) struct Deliveries {
+    link: Arc<Link>,
+    /// Whether it sends each message in a batch of its own.
+    alone: bool,
+    /// Set right after the client is made, before it is given anything.
+    pub(crate) publisher: OnceLock<Weak<Publisher>>,
+}
+
+impl Deliveries {
+    pub(crate) fn new(link: Arc<Link>, alone: bool) -> Self {
+        Self { link, alone, publisher: OnceLock::new() }
+    }
+
+    fn answer(&self, publisher: &Arc<Publisher>, delivery: &DeliveryResult<'_>, flight: Flight) {
+        let Flight { confirm: Some(confirm), topic, deadline } = flight else { return };
+        let (failure, message) = match delivery {
+            Ok(message) => return confirm.done(receipt(message)),
+            Err(failed) => failed,
+        };
+        let code = error::code(failure).unwrap_or(Code::Unknown);
+        let stored = native::stored(message);
+        if error::is_unknown_topic(code) {
+            publisher.forget(topic);
+        }
+        if stored == Stored::No && error::spoils_a_batch(code) && !self.alone {
+            // Only one message of the batch is to blame, and which one shows when they are alone.
+            let flight = Flight { confirm: Some(confirm), topic, deadline };
+            return publisher.send_alone(flight, message);
+        }
+        let error = error::coded(code, "publish").with("topic", topic);
+        confirm.done(Err(match stored {
+            Stored::No => error,
+            Stored::Maybe => error.indeterminate(),
+        }));
+    }
+}
+
+fn receipt(message: &BorrowedMessage<'_>) -> Result<Receipt> {
+    Ok(Receipt {
+        partition: u32::try_from(message.partition()).unwrap_or_default(),
+        offset: u64::try_from(message.offset()).ok(),
+    })
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, key: usize) {
+        // Without a publisher nobody waits for answers any more.
+        let Some(publisher) = self.publisher.get().and_then(Weak::upgrade) else { return };
+        if let Some(flight) = publisher.landed(key) {
+            self.answer(&publisher, delivery, flight);
+        }
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        link::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "publishing client");
+        self.link.error(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Some(statistics) = Statistics::parse(statistics) {
+            self.link.statistics(&statistics);
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! The backend.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use broker_api::{
+    Backend, Capabilities, Connection, Error, ErrorKind, GroupSpec, Health, Name, Outgoing, Read,
+    Result, Source, Subscribe, TopicDescription, TopicSpec,
+};
+use rdkafka::admin::AdminClient;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext, StreamConsumer};
+use rdkafka::producer::Producer as _;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::time::Instant;
+
+use crate::config::{GroupProtocol, KafkaConfig};
+use crate::delivered::Producer;
+use crate::elsewhere::Elsewhere;
+use crate::error::{self, Report};
+use crate::group;
+use crate::link::Link;
+use crate::lookup;
+use crate::member::{Member, Membership};
+use crate::poll::Task;
+use crate::properties::creation_error;
+use crate::publisher::Publisher;
+use crate::reading::Reading;
+use crate::rebalance::Rebalance;
+use crate::topics::{Logged, Topics};
+
+/// How long closing waits for the confirmations of what was published.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// A connection to a Kafka cluster.
+///
+/// Messages are published by one idempotent producer with `acks=all`. A group is a consumer group
+/// of Kafka's; its position is committed each second, when partitions are given up and when the
+/// group is left, and never beyond a message that was not settled.
+///
+/// It works within the tokio runtime that it was connected in. Dropping it without closing it
+/// purges what is not confirmed yet.
+pub struct Kafka {
+    config: Arc<KafkaConfig>,
+    link: Arc<Link>,
+    publisher: Arc<Publisher>,
+    /// `None` once closed.
+    topics: Mutex<Option<Arc<Topics>>>,
+    members: Arc<Members>,
+    tasks: Arc<[AbortHandle]>,
+    runtime: Handle,
+    /// Whether `close` was called: readings end.
+    closed: watch::Sender<bool>,
+    closing: OnceLock<watch::Receiver<Option<Result<(), Report>>>>,
+}
+
+impl Kafka {
+    /// Connects: when it returns, a broker has answered.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`]; [`ErrorKind::Unauthenticated`] where the credentials are
+    /// refused; [`ErrorKind::Unavailable`] where no broker answers within
+    /// [`KafkaConfig::connect_timeout`]. All are one line that names what to look at.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, nothing stays behind.
+    pub async fn connect(config: KafkaConfig) -> Result<Self> {
+        config.check()?;
+        let config = Arc::new(config);
+        let deadline = Instant::now() + config.connect_timeout;
+        let link = Arc::new(Link::new());
+        let (publisher, producer) =
+            Publisher::new(&config.producer(), config.lone_producer(), link.clone())?;
+        let admin = AdminClient::from_config_and_context(&config.admin(), Logged);
+        let admin = admin.map_err(|error| creation_error(error, "connect"))?;
+        let topics = Arc::new(Topics::new(admin, producer.clone()));
+        let probe = spawn_blocking({
+            let (config, link) = (config.clone(), link.clone());
+            move || {
+                check_consumer(&config)?;
+                probe(&config, &producer, &link, deadline)
+            }
+        });
+        let stopped = |_| Error::new(ErrorKind::Closed, "connect", "the runtime is shut down");
+        probe.await.map_err(stopped)??;
+        let tasks = [
+            tokio::spawn(lookup::run(publisher.clone(), topics.clone(), link.clone())),
+            tokio::spawn({
+                let publisher = publisher.clone();
+                async move { publisher.keep_deadlines().await }
+            }),
+        ];
+        Ok(Self {
+            config,
+            link,
+            publisher,
+            topics: Mutex::new(Some(topics)),
+            members: Arc::default(),
+            tasks: tasks.iter().map(|task| task.abort_handle()).collect(),
+            runtime: Handle::current(),
+            closed: watch::Sender::new(false),
+            closing: OnceLock::new(),
+        })
+    }
+
+    fn topics(&self, operation: &'static str) -> Result<Arc<Topics>> {
+        let closed = || Error::new(ErrorKind::Closed, operation, "the broker is closed");
+        self.lock_topics().clone().ok_or_else(closed)
+    }
+
+    fn lock_topics(&self) -> MutexGuard<'_, Option<Arc<Topics>>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Kafka {
+    fn system(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn capabilities(&self, _: Name) -> Capabilities {
+        Capabilities::all()
+    }
+
+    fn publish(&self, outgoing: Outgoing) {
+        self.publisher.publish(outgoing);
+    }
+
+    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
+        const OPERATION: &str = "subscribe";
+        let topics = self.topics(OPERATION)?;
+        if subscribe.topics.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, OPERATION, "no topic is named"));
+        }
+        let mut counts = Vec::new();
+        for topic in &subscribe.topics {
+            counts.push((*topic, topics.partition_count(*topic, OPERATION).await?));
+        }
+        let timeout = self.config.revoke_timeout.min(self.config.max_poll_interval() / 2);
+        let member = Arc::new(Member::new(&subscribe, timeout, self.link.clone()));
+        let client = self.config.member(subscribe.group.name);
+        let context = Rebalance { member: member.clone() };
+        let joined = blocking(OPERATION, move || {
+            let consumer = StreamConsumer::from_config_and_context(&client, context);
+            let consumer = consumer.map_err(|error| creation_error(error, OPERATION))?;
+            let consumer = Elsewhere::new(consumer);
+            for (topic, partitions) in counts {
+                group::declare(&*consumer, topic, partitions, &subscribe.group, OPERATION)?;
+            }
+            let names: Vec<_> = subscribe.topics.iter().map(|topic| topic.as_str()).collect();
+            consumer.subscribe(&names).map_err(|error| error::error(error, OPERATION))?;
+            Ok(consumer)
+        });
+        let consumer = joined.await?;
+        // Closed meanwhile: nobody would close this one.
+        self.members.add(&member)?;
+        let task = Task {
+            consumer,
+            member: member.clone(),
+            topics: Arc::downgrade(&topics),
+            may_not_join: self.config.group_protocol == GroupProtocol::Consumer,
+        };
+        tokio::spawn(task.run());
+        Ok(Box::new(Membership { member }))
+    }
+
+    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
+        let topics = self.topics("read")?;
+        let count = topics.partition_count(read.topic, "read").await?;
+        let (config, link) = (self.config.clone(), self.link.clone());
+        let closed = self.closed.subscribe();
+        let begun =
+            blocking("read", move || Reading::begin(&config, link, closed, &read, count)).await?;
+        Ok(Box::new(begun))
+    }
+
+    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
+        let created = self.topics("create_topic")?.create(spec).await;
+        self.publisher.forget(spec.name);
+        created
+    }
+
+    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
+        self.topics("describe_topic")?.describe(topic).await
+    }
+
+    async fn add_partitions(&self, topic: Name, total: u32) -> Result<()> {
+        let added = self.topics("add_partitions")?.add_partitions(topic, total).await;
+        self.publisher.forget(topic);
+        added
+    }
+
+    async fn delete_topic(&self, topic: Name) -> Result<()> {
+        let deleted = self.topics("delete_topic")?.delete(topic).await;
+        self.publisher.forget(topic);
+        if deleted.is_ok() {
+            self.members.lose(topic);
+        }
+        deleted
+    }
+
+    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
+        const OPERATION: &str = "declare_group";
+        let count = self.topics(OPERATION)?.partition_count(topic, OPERATION).await?;
+        let (client, group) = (self.config.reader(group.name.as_str()), *group);
+        blocking(OPERATION, move || {
+            let consumer: BaseConsumer<DefaultConsumerContext> =
+                client.create().map_err(|error| creation_error(error, OPERATION))?;
+            group::declare(&consumer, topic, count, &group, OPERATION)
+        })
+        .await
+    }
+
+    fn health(&self) -> Health {
+        let (connection, last_error) = self.link.health();
+        let mut health = Health::new(connection);
+        health.last_error = last_error;
+        if health.connection != Connection::Closed {
+            health.consumers = self.members.health();
+        }
+        health
+    }
+
+    async fn close(&self) -> Result<()> {
+        let ended = self.closing.get_or_init(|| {
+            let (done, ended) = watch::channel(None);
+            self.closed.send_replace(true);
+            let (link, members) = (self.link.clone(), self.members.clone());
+            let (publisher, tasks) = (self.publisher.clone(), self.tasks.clone());
+            let topics = self.lock_topics().take();
+            // A task of its own, so that it goes on when the first caller stops waiting.
+            self.runtime.spawn(async move {
+                let left = members.close().await;
+                let flushed = flush(publisher.close()).await;
+                tasks.iter().for_each(AbortHandle::abort);
+                if let Some(topics) = topics.and_then(Arc::into_inner) {
+                    topics.gone().await;
+                }
+                link.close();
+                done.send_replace(Some(left.and(flushed).map_err(|error| Report::of(&error))));
+            });
+            ended
+        });
+        let mut ended = ended.clone();
+        match ended.wait_for(Option::is_some).await.map(|ended| ended.clone()) {
+            Ok(Some(done)) => done.map_err(|report| report.error("close")),
+            _ => Err(Error::new(ErrorKind::Closed, "close", "the runtime is shut down")),
+        }
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+        if self.closing.get().is_none() {
+            // Drops the clients, elsewhere, which answers what they have.
+            drop(self.publisher.close());
+            self.link.close();
+        }
+    }
+}
+
+/// The members that were not closed yet.
+#[derive(Default)]
+struct Members(Mutex<MembersState>);
+
+#[derive(Default)]
+struct MembersState {
+    members: Vec<Weak<Member>>,
+    closed: bool,
+}
+
+impl Members {
+    fn add(&self, member: &Arc<Member>) -> Result<()> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, "subscribe", "the broker is closed"));
+        }
+        state.members.retain(|member| member.strong_count() > 0);
+        state.members.push(Arc::downgrade(member));
+        Ok(())
+    }
+
+    /// Those whose source is still there.
+    fn here(&self) -> Vec<Arc<Member>> {
+        let members: Vec<_> = self.lock().members.iter().filter_map(Weak::upgrade).collect();
+        members.into_iter().filter(|member| !member.is_left()).collect()
+    }
+
+    fn health(&self) -> Vec<broker_api::ConsumerHealth> {
+        self.here().iter().map(|member| member.health()).collect()
+    }
+
+    /// A topic was deleted.
+    fn lose(&self, topic: Name) {
+        for member in self.here() {
+            if member.topics.contains(&topic) {
+                let text = "the topic was deleted";
+                let error = Error::new(ErrorKind::UnknownTopic, "consume", text);
+                member.fail(error.with("topic", topic).with("group", member.group));
+            }
+        }
+    }
+
+    /// Closes all of them at once.
+    async fn close(&self) -> Result<()> {
+        let members = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.members)
+        };
+        let members: Vec<_> = members.iter().filter_map(Weak::upgrade).collect();
+        members.iter().for_each(|member| member.stop());
+        let mut closed = Ok(());
+        for member in members {
+            closed = closed.and(member.close().await);
+        }
+        closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, MembersState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what waits for the broker where that blocks nobody.
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let stopped = |_| Error::new(ErrorKind::Closed, operation, "the runtime is shut down");
+    spawn_blocking(work).await.map_err(stopped)?
+}
+
+/// Waits for the confirmations, and gives the clients up, which answers the rest.
+async fn flush(producers: Vec<Arc<Producer>>) -> Result<()> {
+    let mut flushed = Ok(());
+    for producer in producers {
+        let flushing = producer.clone();
+        let result = blocking("close", move || {
+            flushing.flush(FLUSH).map_err(|_| {
+                let text = "not all messages were confirmed; those that were not are answered so";
+                Error::new(ErrorKind::Timeout, "close", text).indeterminate()
+            })
+        });
+        flushed = flushed.and(result.await);
+        if let Some(producer) = Arc::into_inner(producer) {
+            producer.gone().await;
+        }
+    }
+    flushed
+}
+
+/// Checks the properties of consumers, which is done when one is made.
+fn check_consumer(config: &KafkaConfig) -> Result<()> {
+    let member = config.member(Name::new("anybroker-connecting"));
+    let made: Result<BaseConsumer<DefaultConsumerContext>, _> = member.create();
+    made.map(drop).map_err(|error| creation_error(error, "connect"))
+}
+
+/// Waits until a broker answers. Blocks.
+fn probe(config: &KafkaConfig, producer: &Producer, link: &Link, deadline: Instant) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(200);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Any answer will do, also that there is no such topic.
+        let answer = producer.client().fetch_metadata(Some("__consumer_offsets"), left.min(STEP));
+        if answer.is_ok() {
+            link.answered();
+            return Ok(());
+        }
+        let (connection, last_error) = link.health();
+        let because = |reason: Option<String>| reason.map_or(String::new(), |r| format!(" ({r})"));
+        if let Connection::Refused(reason) = connection {
+            let text = format!(
+                "the broker refused the credentials: check the SASL user, password and \
+                 mechanism{}",
+                because(Some(reason))
+            );
+            let error = Error::new(ErrorKind::Unauthenticated, "connect", text);
+            return Err(error.with("brokers", &config.brokers));
+        }
+        if left.is_zero() {
+            let text = format!(
+                "no broker answered within {:?}: check that Kafka is running there, and that \
+                 address, port and security protocol are right{}",
+                config.connect_timeout,
+                because(last_error.map(|(_, reason)| reason))
+            );
+            let error = Error::new(ErrorKind::Unavailable, "connect", text).transient();
+            return Err(error.with("brokers", &config.brokers));
+        }
+    }
+}

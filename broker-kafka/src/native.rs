@@ -1,0 +1,61 @@
+//! What librdkafka tells and its Rust wrapper does not: the only unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::{ptr, slice};
+
+use rdkafka::bindings::{
+    rd_kafka_header_get_all, rd_kafka_message_headers, rd_kafka_message_status,
+    rd_kafka_msg_status_t,
+};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaRespErr;
+
+/// Whether a message that was not confirmed is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// Certainly not.
+    No,
+    /// It may be.
+    Maybe,
+}
+
+/// Whether the message of a failed delivery is stored. Error codes do not say it: the same
+/// `MessageTimedOut` comes from a message that was never sent and from one that was stored.
+pub(crate) fn stored(message: &BorrowedMessage<'_>) -> Stored {
+    // SAFETY: the pointer is that of a live message, which the call only reads.
+    match unsafe { rd_kafka_message_status(message.ptr()) } {
+        rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Stored::No,
+        _ => Stored::Maybe,
+    }
+}
+
+/// Calls `visit` with the name and value of each header in order. The wrapper's own way panics on
+/// a name that is not UTF-8, which any foreign client can send.
+pub(crate) fn each_header(
+    message: &BorrowedMessage<'_>,
+    mut visit: impl FnMut(&[u8], Option<&[u8]>),
+) {
+    let mut headers = ptr::null_mut();
+    // SAFETY: the message is live; the list that is written to `headers` belongs to it.
+    let answer = unsafe { rd_kafka_message_headers(message.ptr(), &mut headers) };
+    if answer != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || headers.is_null() {
+        return;
+    }
+    for index in 0.. {
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the list is live, and an index past its end is answered by an error.
+        let answer =
+            unsafe { rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size) };
+        if answer != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+            return;
+        }
+        // SAFETY: the name ends with a zero, the value has `size` bytes, and both live as long as
+        // the message, which outlives this call.
+        let (name, value) = unsafe {
+            let value = (!value.is_null()).then(|| slice::from_raw_parts(value.cast::<u8>(), size));
+            (CStr::from_ptr(name), value)
+        };
+        visit(name.to_bytes(), value);
+    }
+}

@@ -1,0 +1,184 @@
+//! A partition while this member owns it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use broker_api::{Delivery, Message, Name, Received, Settle, Settlement, Watermark};
+
+use crate::member::Member;
+
+/// What a buffered message costs besides its bytes, roughly.
+const OVERHEAD_BYTES: usize = 192;
+
+/// A partition from its assignment to its loss. A partition that comes back is another ownership,
+/// so what was handed out before cannot settle anything in it: it settles through its own.
+///
+/// Tokens are offsets.
+pub(crate) struct Ownership {
+    pub(crate) topic: Name,
+    pub(crate) partition: i32,
+    /// Cleared when it is to be given up.
+    live: AtomicBool,
+    member: Arc<Member>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The messages that were handed out, with how often they came back. `None` before the first.
+    handed_out: Option<Watermark<u32>>,
+    /// Fetched and not handed out yet, by offset.
+    fetched: VecDeque<(u64, Message)>,
+    fetched_bytes: usize,
+    /// Handed out and come back, to go out again before all else.
+    returned: BTreeMap<u64, Message>,
+    /// The position that librdkafka was last told.
+    stored: u64,
+    /// Whether fetching is paused because too much is buffered.
+    paused: bool,
+    /// Whether it was given up; nothing has an effect any more.
+    gone: bool,
+}
+
+impl Ownership {
+    pub(crate) fn new(topic: Name, partition: i32, member: Arc<Member>) -> Arc<Self> {
+        let (live, state) = (AtomicBool::new(true), Mutex::default());
+        Arc::new(Self { topic, partition, live, member, state })
+    }
+
+    /// Buffers fetched messages. `true` if fetching has to pause.
+    pub(crate) fn buffer(&self, messages: &mut Vec<(u64, Message)>, room: usize) -> bool {
+        if !self.is_kept() {
+            messages.clear();
+            return false;
+        }
+        let mut state = self.lock();
+        let bytes = messages.iter().map(|(_, message)| size(message)).sum::<usize>();
+        state.fetched_bytes += bytes;
+        state.fetched.extend(messages.drain(..));
+        if state.fetched_bytes <= room || state.paused {
+            return false;
+        }
+        state.paused = true;
+        true
+    }
+
+    /// Whether fetching was paused and may go on; it counts as going on then.
+    pub(crate) fn resumes(&self, room: usize) -> bool {
+        let mut state = self.lock();
+        let resumes = state.paused && state.fetched_bytes <= room / 2 && !state.gone;
+        state.paused &= !resumes;
+        resumes
+    }
+
+    /// Hands out up to `max` messages, those that came back first. `true` if fetching may be to
+    /// be resumed by that.
+    pub(crate) fn hand_out(self: &Arc<Self>, max: usize, into: &mut Vec<Delivery>) -> bool {
+        if !self.is_kept() {
+            return false;
+        }
+        let mut state = self.lock();
+        let State { handed_out, fetched, fetched_bytes, returned, paused, .. } = &mut *state;
+        let mut room = max;
+        while room > 0
+            && let Some((offset, message)) = returned.pop_first()
+        {
+            let times = handed_out.as_mut().and_then(|out| out.get_mut(offset).copied());
+            into.push(self.delivery(offset, message, times.unwrap_or_default()));
+            room -= 1;
+        }
+        let take = room.min(fetched.len());
+        for (offset, message) in fetched.drain(..take) {
+            *fetched_bytes -= size(&message);
+            handed_out.get_or_insert_with(|| Watermark::new(offset)).track(offset, 0);
+            into.push(self.delivery(offset, message, 0));
+        }
+        *paused && take > 0
+    }
+
+    fn delivery(self: &Arc<Self>, offset: u64, message: Message, redeliveries: u32) -> Delivery {
+        let received = Received {
+            message,
+            topic: self.topic,
+            partition: u32::try_from(self.partition).unwrap_or_default(),
+            offset: Some(offset),
+            redeliveries: Some(redeliveries),
+        };
+        Delivery::new(received, self.clone(), offset)
+    }
+
+    /// The position to be stored, if it moved since it was last asked for.
+    pub(crate) fn moved(&self) -> Option<u64> {
+        let mut state = self.lock();
+        let position = state.handed_out.as_ref()?.position();
+        // The first offset handed out is the position before anything is settled: no news, but
+        // storing it does no harm, for it is where the group is.
+        let moved = position > state.stored && !state.gone;
+        moved.then(|| {
+            state.stored = position;
+            position
+        })
+    }
+
+    /// It is to be given up: nothing more is handed out, what is out may still be settled.
+    pub(crate) fn revoke(&self) {
+        self.live.store(false, Ordering::Release);
+        let mut state = self.lock();
+        state.fetched = VecDeque::new();
+        state.fetched_bytes = 0;
+    }
+
+    /// Whether everything that is out was settled or came back.
+    pub(crate) fn is_drained(&self) -> bool {
+        let state = self.lock();
+        state.handed_out.as_ref().is_none_or(|out| out.unsettled() == state.returned.len())
+    }
+
+    /// It was given up or lost.
+    pub(crate) fn end(&self) {
+        self.revoke();
+        let mut state = self.lock();
+        state.gone = true;
+        state.returned = BTreeMap::new();
+        state.handed_out = None;
+    }
+
+    /// Whether it is not to be given up.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Settle for Ownership {
+    fn settle(&self, offset: u64, _: Settlement) {
+        // Kafka has nowhere to put what was rejected: both mean that it does not come again.
+        if let Some(out) = &mut self.lock().handed_out {
+            out.settle(offset);
+        }
+        self.member.came_back(self, false);
+    }
+
+    fn requeue(&self, offset: u64, message: Message) {
+        {
+            let mut state = self.lock();
+            if let Some(times) = state.handed_out.as_mut().and_then(|out| out.get_mut(offset)) {
+                *times = times.saturating_add(1);
+                state.returned.insert(offset, message);
+            }
+        }
+        self.member.came_back(self, true);
+    }
+
+    fn is_live(&self, _: u64) -> bool {
+        self.is_kept()
+    }
+}
+
+fn size(message: &Message) -> usize {
+    message.byte_len() + OVERHEAD_BYTES
+}

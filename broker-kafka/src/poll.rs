@@ -1,0 +1,320 @@
+//! The task that polls for a member.
+
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use broker_api::{Error, ErrorKind, Message, Result};
+use futures_util::{Stream as _, StreamExt as _};
+use rdkafka::Offset;
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use tokio::task::{spawn_blocking, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use crate::elsewhere::Elsewhere;
+use crate::error::{self, Report};
+use crate::member::{Member, Revocation, no_such_protocol};
+use crate::offsets::list;
+use crate::ownership::Ownership;
+use crate::rebalance::{Rebalance, give_up, invalid};
+use crate::record;
+use crate::topics::Topics;
+
+pub(crate) type Consumer = Elsewhere<StreamConsumer<Rebalance>>;
+
+/// How often the positions that moved are stored; librdkafka commits what is stored each second.
+const STORE: Duration = Duration::from_millis(100);
+
+/// How many messages are taken at a time before anything else gets its turn.
+const BATCH: usize = 1_024;
+
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(15);
+
+/// How long a broker may leave a member of KIP-848 without an answer: one that does not know the
+/// protocol never says so.
+const JOIN: Duration = Duration::from_secs(30);
+
+/// What the task of a member works with.
+pub(crate) struct Task {
+    pub(crate) consumer: Consumer,
+    pub(crate) member: Arc<Member>,
+    /// To ask whether a topic is really gone.
+    pub(crate) topics: Weak<Topics>,
+    /// Whether the broker may not know the protocol.
+    pub(crate) may_not_join: bool,
+}
+
+impl Task {
+    /// Polls until the membership is over, whatever the application does, and leaves the group.
+    pub(crate) async fn run(self) {
+        // Declared after the consumer, so dropped before it when the runtime is shut down: the
+        // consumer's last revocation is not deferred then.
+        let ending = Ending(self.member.clone());
+        self.poll().await;
+        let flushed = leave(self.consumer, &self.member).await;
+        ending.0.end(flushed);
+    }
+
+    async fn poll(&self) {
+        let Self { consumer, member, .. } = self;
+        let mut stream = pin!(consumer.stream());
+        let mut route = Route::default();
+        let mut store = interval(STORE);
+        store.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut joining, mut waited) = (self.may_not_join, Duration::ZERO);
+        while !member.is_over() {
+            let deadline = member.revocation_deadline();
+            tokio::select! {
+                () = member.work.notified() => {}
+                _ = store.tick() => {
+                    self.store(&member.owned());
+                    joining &= !member.has_joined();
+                    if joining && member.waits_to_join() {
+                        waited += STORE;
+                        if waited > JOIN {
+                            member.fail(no_such_protocol());
+                        }
+                    }
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+                item = stream.next() => {
+                    let mut item = item;
+                    let mut left = BATCH;
+                    while let Some(next) = item.take() {
+                        self.take(next, &mut route);
+                        left -= 1;
+                        if left > 0 {
+                            let mut context = Context::from_waker(Waker::noop());
+                            if let Poll::Ready(next) = stream.as_mut().poll_next(&mut context) {
+                                item = next;
+                            }
+                        }
+                    }
+                    self.flush(&mut route);
+                    member.wake();
+                    // Nothing here waits while there are messages, so others get their turn now.
+                    yield_now().await;
+                }
+            }
+            self.keep_house();
+        }
+    }
+
+    /// Takes one item of the stream.
+    fn take(&self, item: Result<BorrowedMessage<'_>, KafkaError>, route: &mut Route) {
+        match item {
+            Ok(record) => {
+                let changes = self.member.changes();
+                if changes != route.changes {
+                    // What was taken before belongs to who owned it then.
+                    self.flush(route);
+                    *route = Route { changes, ..Route::default() };
+                }
+                let Some(place) = route.find(&record, &self.member) else {
+                    // Fetched before the partition was given up: its next owner fetches it too.
+                    return;
+                };
+                if place != route.current {
+                    self.flush(route);
+                    route.current = place;
+                }
+                let offset = u64::try_from(record.offset()).unwrap_or_default();
+                route.run.push((offset, record::message(&record)));
+            }
+            Err(failure) => {
+                self.flush(route);
+                self.failed(failure);
+            }
+        }
+    }
+
+    /// Buffers the messages that were taken.
+    fn flush(&self, route: &mut Route) {
+        let Route { places, current, run, .. } = route;
+        if run.is_empty() {
+            return;
+        }
+        let Some((_, _, ownership)) = places.get(*current) else { return run.clear() };
+        if ownership.buffer(run, self.member.room()) {
+            let full = invalid(&[(ownership.topic, ownership.partition)]);
+            self.warn("pausing", full.and_then(|full| self.consumer.pause(&full)));
+        }
+    }
+
+    /// What the stream reports besides messages.
+    fn failed(&self, failure: KafkaError) {
+        let member = &self.member;
+        let context = |error: Error| error.with("group", member.group).with_source(failure.clone());
+        let Some(code) = error::code(&failure) else {
+            return member.link.note(failure.to_string());
+        };
+        if matches!(failure, KafkaError::MessageConsumptionFatal(_)) {
+            let fatal = self.consumer.client().fatal_error();
+            let code = fatal.map_or(code, |(code, _)| code);
+            return member.fail(context(error::coded(code, "consume")));
+        }
+        if error::is_unknown_topic(code) {
+            return self.look_after_topics();
+        }
+        let error = error::coded(code, "consume");
+        let hopeless = [
+            ErrorKind::Unauthenticated,
+            ErrorKind::Unauthorized,
+            ErrorKind::Mismatch,
+            ErrorKind::Configuration,
+            ErrorKind::InvalidName,
+        ];
+        if hopeless.contains(&error.kind()) {
+            member.fail(context(error));
+        } else {
+            tracing::debug!(error = %failure, group = %member.group, "consuming");
+            member.link.note(failure.to_string());
+        }
+    }
+
+    /// Ends the membership if one of its topics is gone.
+    fn look_after_topics(&self) {
+        let (member, topics) = (self.member.clone(), self.topics.clone());
+        tokio::spawn(async move {
+            for topic in member.topics.clone() {
+                let Some(topics) = topics.upgrade() else { return };
+                if let Err(error) = topics.partition_count(topic, "consume").await
+                    && error.kind() == ErrorKind::UnknownTopic
+                {
+                    member.fail(error.with("group", member.group));
+                }
+            }
+        });
+    }
+
+    /// Gives up what is drained, and fetches again what has room again.
+    fn keep_house(&self) {
+        if let Some(revocation) = self.member.drained() {
+            self.give_up(&revocation);
+        }
+        let (owned, room) = (self.member.owned(), self.member.room());
+        let resumed: Vec<_> = owned
+            .iter()
+            .filter(|ownership| ownership.resumes(room))
+            .map(|ownership| (ownership.topic, ownership.partition))
+            .collect();
+        if !resumed.is_empty() {
+            self.warn("resuming", invalid(&resumed).and_then(|list| self.consumer.resume(&list)));
+        }
+    }
+
+    fn give_up(&self, revocation: &Revocation) {
+        if !self.consumer.assignment_lost() {
+            self.store(&revocation.partitions);
+        }
+        let partitions: Vec<_> =
+            revocation.partitions.iter().map(|o| (o.topic, o.partition)).collect();
+        let given_up = invalid(&partitions)
+            .and_then(|list| give_up(&*self.consumer, revocation.incremental.then_some(&list)));
+        self.warn("giving partitions up", given_up);
+        revocation.partitions.iter().for_each(|ownership| ownership.end());
+    }
+
+    /// Tells librdkafka the positions that moved.
+    fn store(&self, owned: &[Arc<Ownership>]) {
+        self.warn("storing positions", store(&self.consumer, owned));
+    }
+
+    fn warn(&self, what: &str, done: Result<(), KafkaError>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, group = %self.member.group, "{what}");
+            self.member.link.note(format!("{what}: {error}"));
+        }
+    }
+}
+
+fn store(consumer: &Consumer, owned: &[Arc<Ownership>]) -> Result<(), KafkaError> {
+    let moved: Vec<_> = owned
+        .iter()
+        .filter_map(|o| Some((o.topic, o.partition, i64::try_from(o.moved()?).ok()?)))
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let positions = moved.into_iter().map(|(topic, p, offset)| (topic, p, Offset::Offset(offset)));
+    consumer.store_offsets(&list(positions)?)
+}
+
+/// Commits what is settled and leaves the group.
+async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
+    let owned = member.owned();
+    let leaving = spawn_blocking({
+        let member = member.clone();
+        move || {
+            if let Err(error) = store(&consumer, &owned) {
+                tracing::warn!(%error, group = %member.group, "storing the last positions");
+            }
+            let committed = consumer.commit_consumer_state(CommitMode::Sync);
+            owned.iter().for_each(|ownership| ownership.end());
+            member.closing.store(true, std::sync::atomic::Ordering::Release);
+            drop(consumer.into_inner());
+            committed
+        }
+    });
+    let failed = |error: Error| {
+        let text = format!("what was settled last may come back: {}", error.message());
+        let error = Error::new(error.kind(), "close", text).indeterminate();
+        Err(Report::of(&error))
+    };
+    match timeout(LEAVE, leaving).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) if error::code(&error) == Some(Code::NoOffset) => Ok(()),
+        Ok(Ok(Err(error))) => failed(error::error(error, "close")),
+        Ok(Err(_)) => failed(Error::new(ErrorKind::Closed, "close", "the runtime is shut down")),
+        Err(_) => {
+            let text = "the broker did not take the group's position within the time limit";
+            failed(Error::new(ErrorKind::Timeout, "close", text))
+        }
+    }
+}
+
+/// Where messages go: consecutive ones mostly to the same partition.
+#[derive(Default)]
+struct Route {
+    /// By the address of librdkafka's topic, which is cheaper to compare than its name.
+    places: Vec<(usize, i32, Arc<Ownership>)>,
+    changes: u64,
+    current: usize,
+    run: Vec<(u64, Message)>,
+}
+
+impl Route {
+    /// The place of a message's partition; `None` if it is not owned.
+    fn find(&mut self, record: &BorrowedMessage<'_>, member: &Member) -> Option<usize> {
+        let (topic, partition) = (record.topic_ptr() as usize, record.partition());
+        let is_here =
+            |place: &(usize, i32, Arc<Ownership>)| place.0 == topic && place.1 == partition;
+        if self.places.get(self.current).is_some_and(is_here) {
+            return Some(self.current);
+        }
+        if let Some(place) = self.places.iter().position(is_here) {
+            return Some(place);
+        }
+        let owned = member.owned();
+        let ownership = owned
+            .into_iter()
+            .find(|o| o.partition == partition && o.topic.as_str() == record.topic())?;
+        self.places.push((topic, partition, ownership));
+        Some(self.places.len() - 1)
+    }
+}
+
+/// Says that the task has ended, however it did.
+struct Ending(Arc<Member>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let error = Error::new(ErrorKind::Closed, "close", "the runtime was shut down");
+        // Has no effect after an orderly end.
+        self.0.end(Err(Report::of(&error)));
+    }
+}

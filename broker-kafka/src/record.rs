@@ -1,0 +1,153 @@
+//! From messages to Kafka's records and back.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use broker_api::{HeaderValue, Message, MessageId};
+use bytes::Bytes;
+use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
+use uuid::Uuid;
+
+use crate::native;
+
+/// Headers for what Kafka's records have no place for.
+const MESSAGE_ID: &str = "message-id";
+const CONTENT_TYPE: &str = "content-type";
+const CORRELATION_ID: &str = "correlation-id";
+
+/// The headers of a record: the message's own in their order, then those of its fields.
+pub(crate) fn headers(message: &Message) -> Option<OwnedHeaders> {
+    let own = message.headers();
+    let fields = [message.content_type(), message.correlation_id()];
+    let count = own.len() + fields.iter().flatten().count() + usize::from(message.id().is_some());
+    if count == 0 {
+        return None;
+    }
+    let mut headers = OwnedHeaders::new_with_capacity(count);
+    for (key, value) in own.iter() {
+        headers = headers.insert(Header { key, value: value.as_bytes() });
+    }
+    if let Some(id) = message.id() {
+        let mut buffer = Uuid::encode_buffer();
+        let value = match id {
+            MessageId::Uuid(uuid) => &*uuid.hyphenated().encode_lower(&mut buffer),
+            MessageId::Text(text) => text,
+        };
+        headers = headers.insert(Header { key: MESSAGE_ID, value: Some(value) });
+    }
+    for (key, value) in [CONTENT_TYPE, CORRELATION_ID].into_iter().zip(fields) {
+        if value.is_some() {
+            headers = headers.insert(Header { key, value });
+        }
+    }
+    Some(headers)
+}
+
+/// Kafka's milliseconds since 1970 of a time.
+pub(crate) fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The message of a record. Its bytes are copied, once: keeping librdkafka's own would pin the
+/// whole fetch they came with.
+pub(crate) fn message(record: &BorrowedMessage<'_>) -> Message {
+    // A record without a payload, which deletes a key, reads as an empty one.
+    let mut message = Message::new(Bytes::copy_from_slice(record.payload().unwrap_or_default()));
+    if let Some(key) = record.key() {
+        message = message.with_key(Bytes::copy_from_slice(key));
+    }
+    if let Some(millis) = record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()) {
+        message = message.with_timestamp(UNIX_EPOCH + Duration::from_millis(millis));
+    }
+    let (mut id, mut content_type, mut correlation_id) = (None, None, None);
+    native::each_header(record, |name, value| {
+        let text = value.and_then(|value| std::str::from_utf8(value).ok());
+        // Only the first one that is text is a field; whatever else somebody sent is a header.
+        match (name, text) {
+            (b"message-id", Some(text)) if id.is_none() => id = Some(message_id(text)),
+            (b"content-type", Some(text)) if content_type.is_none() => {
+                content_type = Some(Box::<str>::from(text));
+            }
+            (b"correlation-id", Some(text)) if correlation_id.is_none() => {
+                correlation_id = Some(Box::<str>::from(text));
+            }
+            _ => {
+                let name: Cow<'static, str> = String::from_utf8_lossy(name).into_owned().into();
+                let value = value.map_or(HeaderValue::Null, |value| {
+                    HeaderValue::Bytes(Bytes::copy_from_slice(value))
+                });
+                message.headers_mut().append(name, value);
+            }
+        }
+    });
+    if let Some(id) = id {
+        message = message.with_id(id);
+    }
+    if let Some(content_type) = content_type {
+        message = message.with_content_type(content_type);
+    }
+    if let Some(correlation_id) = correlation_id {
+        message = message.with_correlation_id(correlation_id);
+    }
+    message
+}
+
+/// As `MessageId::from`, which makes a text of each UUID to compare it with.
+fn message_id(text: &str) -> MessageId {
+    let mut buffer = Uuid::encode_buffer();
+    match Uuid::try_parse(text) {
+        Ok(uuid) if *uuid.hyphenated().encode_lower(&mut buffer) == *text => MessageId::Uuid(uuid),
+        _ => MessageId::Text(text.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::message::Headers as _;
+
+    #[test]
+    fn headers_keep_order_repetition_and_null_and_end_with_the_fields() {
+        let message = Message::new("x")
+            .with_header("b", "1")
+            .with_header("a", HeaderValue::Null)
+            .with_header("b", "")
+            .with_id("42")
+            .with_content_type("text/plain")
+            .with_correlation_id("c");
+        let headers = headers(&message).unwrap();
+        let listed: Vec<_> = headers.iter().map(|h| (h.key, h.value)).collect();
+        let bytes = |text: &'static str| Some(text.as_bytes());
+        assert_eq!(
+            listed,
+            [
+                ("b", bytes("1")),
+                ("a", None),
+                ("b", bytes("")),
+                ("message-id", bytes("42")),
+                ("content-type", bytes("text/plain")),
+                ("correlation-id", bytes("c")),
+            ]
+        );
+        assert!(super::headers(&Message::new("x")).is_none());
+    }
+
+    #[test]
+    fn an_id_is_a_uuid_only_in_its_usual_form() {
+        for text in [
+            "0192f0c1-2b1c-7e3a-9d7e-000000000001",
+            "0192F0C1-2B1C-7E3A-9D7E-000000000001",
+            "42",
+            "",
+        ] {
+            assert_eq!(message_id(text), MessageId::from(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_before_1970_are_zero() {
+        assert_eq!(millis(UNIX_EPOCH - Duration::from_secs(1)), 0);
+        assert_eq!(millis(UNIX_EPOCH + Duration::from_millis(1_234)), 1_234);
+    }
+}

@@ -1,0 +1,250 @@
+//! Asking the cluster about its topics, and changing them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_api::{DEFAULT_PARTITIONS, Error, ErrorKind, Name, Result, TopicDescription, TopicSpec};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, OwnedResourceSpecifier,
+    ResourceSpecifier, TopicReplication, TopicResult,
+};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::Producer as _;
+use rdkafka::types::RDKafkaRespErr;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use crate::delivered::Producer;
+use crate::elsewhere::Elsewhere;
+use crate::error;
+use crate::link;
+use crate::topic::{Topic, settings};
+
+/// How long one question or change may take, waiting for leaders included.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one request for metadata may take.
+const METADATA: Duration = Duration::from_secs(2);
+
+/// Between two looks at something that is about to happen.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The topics of the cluster.
+pub(crate) struct Topics {
+    admin: Elsewhere<AdminClient<Logged>>,
+    /// Metadata is asked through the publishing client, which learns it by that.
+    producer: Arc<Producer>,
+}
+
+/// The context of a client that only logs.
+pub(crate) struct Logged;
+
+impl ClientContext for Logged {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        link::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "administrating client");
+    }
+}
+
+/// A partition of a topic, as metadata tells.
+struct Partition {
+    has_leader: bool,
+    replicas: usize,
+}
+
+impl Topics {
+    pub(crate) fn new(admin: AdminClient<Logged>, producer: Arc<Producer>) -> Self {
+        Self { admin: Elsewhere::new(admin), producer }
+    }
+
+    /// Creates a topic; it has all its leaders then.
+    pub(crate) async fn create(&self, spec: &TopicSpec) -> Result<()> {
+        const OPERATION: &str = "create_topic";
+        let settings = settings(spec)?;
+        let partitions = spec.partitions.unwrap_or(DEFAULT_PARTITIONS);
+        let count = count(partitions, OPERATION, spec.name)?;
+        let copies = spec.replication.map_or(Ok(-1), i32::try_from).unwrap_or(i32::MAX);
+        let topic = NewTopic::new(spec.name.as_str(), count, TopicReplication::Fixed(copies));
+        let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+        let answers = self.admin.create_topics([&topic], &options()).await;
+        changed(answers, OPERATION, spec.name)?;
+        self.wait_for(spec.name, partitions, OPERATION).await
+    }
+
+    /// Deletes a topic; it is gone then.
+    pub(crate) async fn delete(&self, name: Name) -> Result<()> {
+        const OPERATION: &str = "delete_topic";
+        let answers = self.admin.delete_topics(&[name.as_str()], &options()).await;
+        changed(answers, OPERATION, name)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.partitions(name, OPERATION).await {
+                Err(error) if error.kind() == ErrorKind::UnknownTopic => return Ok(()),
+                _ if Instant::now() < deadline => sleep(PAUSE).await,
+                _ => {
+                    let text = "the topic is still there after its deletion was accepted";
+                    let error = Error::new(ErrorKind::Timeout, OPERATION, text);
+                    return Err(error.indeterminate().with("topic", name));
+                }
+            }
+        }
+    }
+
+    /// Grows a topic.
+    pub(crate) async fn add_partitions(&self, name: Name, total: u32) -> Result<()> {
+        const OPERATION: &str = "add_partitions";
+        let has = self.partitions(name, OPERATION).await?.len();
+        let wanted = usize::try_from(count(total, OPERATION, name)?).unwrap_or_default();
+        if wanted <= has {
+            let text =
+                format!("the topic has {has} partitions, wanted more than that, not {total}");
+            return Err(Error::new(ErrorKind::Invalid, OPERATION, text).with("topic", name));
+        }
+        let more = NewPartitions::new(name.as_str(), wanted);
+        let answers = self.admin.create_partitions([&more], &options()).await;
+        changed(answers, OPERATION, name)?;
+        self.wait_for(name, total, OPERATION).await
+    }
+
+    /// What the topic is, for people.
+    pub(crate) async fn describe(&self, name: Name) -> Result<TopicDescription> {
+        let mut found = self.look_up(&[name]).await;
+        let topic = found.pop().map(|(_, topic)| topic);
+        let missing = || Error::new(ErrorKind::Other, "describe_topic", "no answer");
+        let topic = topic.unwrap_or_else(|| Err(missing()));
+        topic.map(|topic| topic.describe(name)).map_err(|e| e.with_operation("describe_topic"))
+    }
+
+    /// What the topics are: an answer for each, whose error says what is wrong with that one. No
+    /// answer for those that were not asked about because the broker did not answer before.
+    pub(crate) async fn look_up(&self, names: &[Name]) -> Vec<(Name, Result<Topic>)> {
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            let partitions = self.partitions(*name, "publish").await;
+            let unanswered = matches!(&partitions, Err(error) if error.is_transient());
+            found.push((*name, partitions));
+            if unanswered {
+                break;
+            }
+        }
+        let there = found.iter().filter(|(_, partitions)| partitions.is_ok());
+        let resources: Vec<_> =
+            there.map(|(name, _)| ResourceSpecifier::Topic(name.as_str())).collect();
+        // Without it the broker's defaults are taken: somebody may publish to a topic and yet not
+        // be allowed to ask for its configuration.
+        let configs = match resources.is_empty() {
+            true => Vec::new(),
+            false => match self.admin.describe_configs(&resources, &options()).await {
+                Ok(configs) => configs.into_iter().flatten().collect(),
+                Err(error) => {
+                    tracing::debug!(%error, "the topics' configuration is not told");
+                    Vec::new()
+                }
+            },
+        };
+        let config = |name: Name| {
+            configs.iter().find(|config: &&ConfigResource| {
+                matches!(&config.specifier, OwnedResourceSpecifier::Topic(t) if t == name.as_str())
+            })
+        };
+        let known = found.into_iter().map(|(name, partitions)| {
+            let topic = partitions.map(|partitions| {
+                let copies = partitions.first().and_then(|p| u16::try_from(p.replicas).ok());
+                let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+                Topic::new(count, copies, config(name))
+            });
+            (name, topic)
+        });
+        known.collect()
+    }
+
+    /// How many partitions a topic has.
+    pub(crate) async fn partition_count(&self, name: Name, operation: &'static str) -> Result<u32> {
+        let count = self.partitions(name, operation).await?.len();
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    /// Gives its clients up and waits for their threads.
+    pub(crate) async fn gone(self) {
+        self.admin.gone().await;
+        if let Some(producer) = Arc::into_inner(self.producer) {
+            producer.gone().await;
+        }
+    }
+
+    /// Waits until a topic has so many partitions and all have a leader: a message sent before
+    /// that takes seconds.
+    async fn wait_for(&self, name: Name, count: u32, operation: &'static str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(partitions) = self.partitions(name, operation).await
+                && partitions.len() >= count as usize
+                && partitions.iter().all(|partition| partition.has_leader)
+            {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let text = "the change was made, but not every partition has a leader yet";
+                let error = Error::new(ErrorKind::Timeout, operation, text).indeterminate();
+                return Err(error.with("topic", name));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn partitions(&self, name: Name, operation: &'static str) -> Result<Vec<Partition>> {
+        let producer = self.producer.clone();
+        let asked = spawn_blocking(move || metadata(&producer, name)).await;
+        let stopped = |_| Error::new(ErrorKind::Closed, operation, "the runtime is shut down");
+        asked.map_err(stopped)?.map_err(|e| error::error(e, operation).with("topic", name))
+    }
+}
+
+fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>, KafkaError> {
+    let metadata = producer.client().fetch_metadata(Some(name.as_str()), METADATA)?;
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name.as_str());
+    let topic = topic.ok_or(KafkaError::MetadataFetch(Code::UnknownTopicOrPartition))?;
+    if let Some(error) = topic.error() {
+        return Err(KafkaError::MetadataFetch(error.into()));
+    }
+    let leader = |error: Option<RDKafkaRespErr>, leader: i32| error.is_none() && leader >= 0;
+    let partitions = topic.partitions().iter().map(|partition| Partition {
+        has_leader: leader(partition.error(), partition.leader()),
+        replicas: partition.replicas().len(),
+    });
+    Ok(partitions.collect())
+}
+
+/// A number of partitions as the protocol has it.
+fn count(partitions: u32, operation: &'static str, topic: Name) -> Result<i32> {
+    i32::try_from(partitions).ok().filter(|count| *count > 0).ok_or_else(|| {
+        let text = format!("{partitions} partitions are out of range: wanted 1 to 2147483647");
+        Error::new(ErrorKind::Invalid, operation, text).with("topic", topic)
+    })
+}
+
+/// The outcome of a change of one topic.
+fn changed(
+    answers: Result<Vec<TopicResult>, KafkaError>,
+    operation: &'static str,
+    topic: Name,
+) -> Result<()> {
+    let failed = match answers {
+        Err(error) => error::error(error, operation),
+        Ok(answers) => match answers.into_iter().next() {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err((_, code))) => error::coded(code, operation),
+            None => Error::new(ErrorKind::Other, operation, "the broker did not say what it did"),
+        },
+    };
+    Err(failed.with("topic", topic))
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+}
