@@ -31,6 +31,8 @@ use crate::spec::{TopicDescription, TopicSpec};
 ///   without a key may go to any.
 /// - **Outages are the backend's business**: it reconnects for ever, and tells through
 ///   [`Backend::health`]. Only what a reconnection cannot mend is an error of a [`Source`].
+/// - Every error names its operation and, where there is one, its topic, as
+///   [`Error::context`](crate::Error::context) `topic`.
 /// - No method panics on what comes from the broker. Every future may be dropped at any time
 ///   without losing a message.
 #[async_trait]
@@ -45,15 +47,19 @@ pub trait Backend: Send + Sync + 'static {
     /// its [`Confirm`] once the broker has answered, or with an error by its deadline.
     ///
     /// Behaviour: it checks the size against the topic's limit
-    /// ([`check_size`](crate::limits::check_size)) and the partition against the topic's; an unknown
-    /// topic is [`ErrorKind::UnknownTopic`]; while the connection is lost the message waits for it
+    /// ([`check_size`](crate::limits::check_size)) and the partition against the topic's
+    /// ([`ErrorKind::Invalid`] where it does not exist, and for a message without a key on a
+    /// compacted topic); an unknown topic is [`ErrorKind::UnknownTopic`] and is not created by it;
+    /// a message that no group gets and that is not kept either
+    /// ([`Capability::StartPosition`]) is [`ErrorKind::Unroutable`]; while the connection is lost the message waits for it
     /// until its deadline. An error's class tells the truth: transient and permanent mean that the
     /// message is certainly not stored. One bad message never fails its neighbours.
     ///
     /// The core bounds what is in flight, so a backend may queue without a bound of its own.
     fn publish(&self, outgoing: Outgoing);
 
-    /// Joins a group, declaring it where it does not exist yet.
+    /// Joins a group, declaring it where it does not exist yet. What is published after this has
+    /// returned reaches the group, also one that begins with [`Start::Latest`].
     ///
     /// # Errors
     /// [`ErrorKind::UnknownTopic`], [`ErrorKind::Mismatch`] where the group has another order,
@@ -85,7 +91,8 @@ pub trait Backend: Send + Sync + 'static {
     async fn describe_topic(&self, topic: Name) -> Result<TopicDescription>;
 
     /// Grows the topic to `total` partitions. Keys may move to other partitions by that, so their
-    /// order across the change is not kept.
+    /// order across the change is not kept. Its groups get the new partitions too, members that
+    /// are subscribed within seconds and without doing anything for it.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if it has as many or more; [`ErrorKind::UnknownTopic`]; by default
@@ -136,7 +143,8 @@ pub trait Source: Send {
     async fn next(&mut self, max: usize) -> Result<Option<Vec<Delivery>>>;
 
     /// Makes sure that everything settled so far does not come back, hands back the rest, and
-    /// leaves the group. Dropping the source hands back too, and may forget the last settlements.
+    /// leaves the group; [`Backend::close`] does this for every source. A broker that keeps one
+    /// position for each partition repeats what was settled after its first unsettled message. Dropping the source hands back too, and may forget the last settlements.
     ///
     /// # Errors
     /// What could not be flushed.

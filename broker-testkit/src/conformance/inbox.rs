@@ -88,7 +88,7 @@ impl Inbox {
     }
 
     /// Everything until the source ends by itself, as a reading does.
-    pub(crate) async fn to_the_end(&mut self) -> Result<Vec<Received>, Fault> {
+    pub(crate) async fn rest(&mut self) -> Result<Vec<Received>, Fault> {
         let mut all = Vec::new();
         loop {
             match timeout(self.patience, self.subscription.next()).await {
@@ -106,7 +106,7 @@ impl Inbox {
 
     /// Waits for the source to end without another delivery.
     pub(crate) async fn end(&mut self) -> Verdict {
-        let rest = self.to_the_end().await?;
+        let rest = self.rest().await?;
         ensure!(rest.is_empty(), "the source went on, the end was expected: {rest:?}");
         Ok(())
     }

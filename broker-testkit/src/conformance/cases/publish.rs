@@ -12,6 +12,7 @@ cases! { "publish";
     a_confirmed_message_is_there_after_the_publisher_has_gone,
     pipelined_messages_keep_their_order,
     a_message_whose_confirmation_nobody_awaits_is_published,
+    nothing_arrives_twice,
     flush_waits_for_every_confirmation,
     a_key_has_the_partition_that_kafka_gives_it,
     an_explicit_partition_is_taken_whatever_the_key,
@@ -67,6 +68,17 @@ async fn a_message_whose_confirmation_nobody_awaits_is_published(bench: &Bench) 
     }
     let came = bench.join(topic, group).await?.handle(10).await?;
     ensure_eq!(came, texts("a", 10), "enqueued, and the confirmation dropped");
+    Ok(())
+}
+
+async fn nothing_arrives_twice(bench: &Bench) -> Verdict {
+    let topic = bench.topic("publish", 2).await?;
+    let group = bench.declared(topic, "group").await?;
+    bench.publish(topic, 0, texts("a", 50)).await?;
+    bench.publish(topic, 1, texts("b", 50)).await?;
+    bench.mark(topic, 2).await?;
+    let came = bench.join(topic, group).await?.texts_before_markers(2).await?;
+    ensure_eq!(sorted(came), [texts("a", 50), texts("b", 50)].concat(), "published once each");
     Ok(())
 }
 

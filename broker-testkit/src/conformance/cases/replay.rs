@@ -38,7 +38,7 @@ async fn filled(bench: &Bench) -> Result<Name, crate::conformance::fault::Fault>
 }
 
 async fn whole(bench: &Bench, topic: Name) -> Verdict {
-    let all = bench.read(Read::new(topic)).await?.to_the_end().await?;
+    let all = bench.read(Read::new(topic)).await?.rest().await?;
     let partitions = by_partition(&all);
     ensure_eq!(partitions.get(&0), Some(&texts("a", 10)), "what was read of partition 0");
     ensure_eq!(partitions.get(&1), Some(&texts("b", 10)), "what was read of partition 1");
@@ -68,7 +68,7 @@ async fn what_is_published_after_the_reading_began_is_not_part_of_it(bench: &Ben
     let topic = filled(bench).await?;
     let mut reading = bench.read(Read::new(topic)).await?;
     bench.publish(topic, 0, ["later"]).await?;
-    let read = reading.to_the_end().await?;
+    let read = reading.rest().await?;
     let came = sorted(read.iter().map(|received| text(&received.message)));
     ensure_eq!(
         came,
@@ -111,7 +111,7 @@ async fn a_reading_of_some_partitions_gives_only_those(bench: &Bench) -> Verdict
         bench.publish(topic, partition, [partition.to_string()]).await?;
     }
     let read = Read { partitions: Some(vec![3, 1]), ..Read::new(topic) };
-    let all = bench.read(read).await?.to_the_end().await?;
+    let all = bench.read(read).await?.rest().await?;
     ensure_eq!(sorted(all.iter().map(|r| text(&r.message))), ["1", "3"], "partitions 1 and 3 of 4");
     Ok(())
 }
@@ -126,7 +126,7 @@ async fn a_reading_begins_at_a_time(bench: &Bench) -> Verdict {
         broker.publish_message(topic, Message::new(text).with_timestamp(time)).await?;
     }
     let read = Read { start: Start::Time(begin + Duration::from_secs(290)), ..Read::new(topic) };
-    let all = bench.read(read).await?.to_the_end().await?;
+    let all = bench.read(read).await?.rest().await?;
     let came: Vec<_> = all.iter().map(|r| text(&r.message)).collect();
     ensure_eq!(came, texts("a", 10)[5..], "from ten seconds before the sixth");
     Ok(())
@@ -134,11 +134,11 @@ async fn a_reading_begins_at_a_time(bench: &Bench) -> Verdict {
 
 async fn a_reading_begins_at_an_offset(bench: &Bench) -> Verdict {
     let topic = filled(bench).await?;
-    let all = bench.read(Read::new(topic)).await?.to_the_end().await?;
+    let all = bench.read(Read::new(topic)).await?.rest().await?;
     let seventh = all.iter().find(|r| text(&r.message) == "a-0006").and_then(|r| r.offset);
     let start = Start::Offset(seventh.ok_or("a delivery of a reading has no offset")?);
     let read = Read { start, partitions: Some(vec![0]), ..Read::new(topic) };
-    let all = bench.read(read).await?.to_the_end().await?;
+    let all = bench.read(read).await?.rest().await?;
     let came: Vec<_> = all.iter().map(|r| text(&r.message)).collect();
     ensure_eq!(came, texts("a", 10)[6..], "from the offset of the seventh");
     Ok(())
@@ -157,10 +157,10 @@ async fn a_reading_leaves_groups_alone(bench: &Bench) -> Verdict {
     let broker = bench.broker().await?;
     let mut inbox = bench.join_at(&broker, topic, group, 1).await?;
     ensure_eq!(inbox.handle(4).await?, texts("a", 10)[..4], "before the reading");
-    ensure_eq!(bench.read(Read::new(topic)).await?.to_the_end().await?.len(), 10, "all is read");
+    ensure_eq!(bench.read(Read::new(topic)).await?.rest().await?.len(), 10, "all is read");
     ensure_eq!(inbox.handle(2).await?, texts("a", 10)[4..6], "after a reading, by the same member");
     inbox.close().await?;
-    ensure_eq!(bench.read(Read::new(topic)).await?.to_the_end().await?.len(), 10, "all is read");
+    ensure_eq!(bench.read(Read::new(topic)).await?.rest().await?.len(), 10, "all is read");
     bench.mark(topic, 1).await?;
     let rest = bench.join(topic, group).await?.texts_before_markers(1).await?;
     ensure_eq!(rest, texts("a", 10)[6..], "after a reading, by the next member");
@@ -175,7 +175,7 @@ async fn a_reading_gives_what_groups_have_settled(bench: &Bench) -> Verdict {
     inbox.take(5).await?.into_iter().for_each(Delivery::reject);
     inbox.handle(5).await?;
     inbox.close().await?;
-    let all = bench.read(Read::new(topic)).await?.to_the_end().await?;
+    let all = bench.read(Read::new(topic)).await?.rest().await?;
     let came: Vec<_> = all.iter().map(|r| text(&r.message)).collect();
     ensure_eq!(came, texts("a", 10), "rejected and acknowledged by the only group");
     Ok(())
@@ -222,7 +222,7 @@ async fn a_replayed_message_is_the_same_message(bench: &Bench) -> Verdict {
     bench.broker().await?.publish_message(topic, message.clone()).await?;
     let mut inbox = bench.join(topic, group).await?;
     let consumed = inbox.next().await?;
-    let all = bench.read(Read::new(topic)).await?.to_the_end().await?;
+    let all = bench.read(Read::new(topic)).await?.rest().await?;
     let replayed = all.first().ok_or("nothing was read")?;
     ensure_eq!(replayed.message, message, "the message that was read");
     let place = |r: &broker_api::Received| (r.topic, r.partition, r.offset);

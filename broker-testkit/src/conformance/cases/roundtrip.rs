@@ -111,7 +111,7 @@ async fn very_many_headers_arrive(bench: &Bench) -> Verdict {
 async fn as_many_bytes_of_headers_as_are_allowed_arrive(bench: &Bench) -> Verdict {
     let value = vec![7; limits::MAX_HEADERS_BYTES - 1];
     let message = Message::new("x").with_header("h", value);
-    let delivered = round(bench, &[message.clone()]).await?;
+    let delivered = round(bench, std::slice::from_ref(&message)).await?;
     ensure!(
         delivered[0].headers() == message.headers(),
         "{} bytes of headers were changed",
