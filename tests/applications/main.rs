@@ -4,6 +4,7 @@
 //! `BROKER_TESTKIT_REQUIRE=1` it fails.
 
 mod app;
+mod foreign;
 mod places;
 
 use std::collections::{BTreeMap, HashSet};
@@ -35,6 +36,9 @@ const EVERYWHERE: &[(&str, Test)] = &[
 const BETWEEN_PROCESSES: &[(&str, Test)] = &[
     ("what one process published another one consumes, once", consumes_what_another_published),
     ("a consumer that is killed loses nothing and counts nothing twice", survives_a_kill),
+    ("what foreign clients write is consumed", foreign::consumes_what_foreign_clients_write),
+    ("what is invalid is kept with the reason", foreign::keeps_what_is_invalid),
+    ("what is published foreign clients read", foreign::writes_what_foreign_clients_read),
 ];
 
 fn main() -> ExitCode {
@@ -42,11 +46,14 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let runtime = Arc::new(runtime);
-    let kinds: &[Kind] = match cfg!(all(feature = "kafka", feature = "amqp")) {
-        true => &[Kind::Nothing, Kind::Kafka, Kind::RabbitMq3, Kind::RabbitMq4],
-        false => &[Kind::Nothing],
-    };
-    let places = kinds.iter().map(|kind| Arc::new(Place::new(*kind, runtime.clone())));
+    let kinds = [
+        (true, Kind::Nothing),
+        (cfg!(feature = "kafka"), Kind::Kafka),
+        (cfg!(feature = "amqp"), Kind::RabbitMq3),
+        (cfg!(feature = "amqp"), Kind::RabbitMq4),
+    ];
+    let kinds = kinds.into_iter().filter(|(built, _)| *built).map(|(_, kind)| kind);
+    let places = kinds.map(|kind| Arc::new(Place::new(kind, runtime.clone())));
     let trials = places.flat_map(|place| {
         let between = if place.kind == Kind::Nothing { &[][..] } else { BETWEEN_PROCESSES };
         let tests = EVERYWHERE.iter().chain(between);
@@ -86,6 +93,11 @@ fn run(test: impl FnOnce(&Path) -> Outcome) -> Result<Completion, Failed> {
 }
 
 impl Visit<'_> {
+    fn variable(&self, name: &str) -> Result<&str, String> {
+        let found = self.variables.iter().find(|(n, _)| n == name);
+        found.map(|(_, value)| &**value).ok_or_else(|| format!("{name} is not set"))
+    }
+
     fn start(&self, example: &str, what: &str, file: &Path) -> Result<App, Box<dyn Error>> {
         App::start(example, &[what, &file.to_string_lossy()], &self.variables)
     }
