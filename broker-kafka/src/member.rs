@@ -150,6 +150,7 @@ impl Member {
         drop(state);
         let mut status = self.status();
         status.joined = true;
+        status.connected = true;
         status.trouble = None;
     }
 

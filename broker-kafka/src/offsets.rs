@@ -1,6 +1,7 @@
 //! Where in a topic a group or a reading begins and ends.
 
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use broker_api::{Error, ErrorKind, Name, Result, Start};
 use rdkafka::consumer::{Consumer, ConsumerContext};
@@ -12,6 +13,9 @@ use crate::record::millis;
 
 /// How long the questions asked here may take, one by one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Before asking again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The offsets that a partition has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +80,24 @@ pub(crate) fn list(
     Ok(list)
 }
 
+/// Asks again while a leader is being elected, as for a topic that was just created.
 fn ask<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    topic: Name,
+    partitions: &[i32],
+    what: Offset,
+    operation: &'static str,
+) -> Result<Vec<Offset>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask_once(consumer, topic, partitions, what, operation) {
+            Err(error) if error.is_transient() && Instant::now() < deadline => sleep(PAUSE),
+            told => return told,
+        }
+    }
+}
+
+fn ask_once<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: Name,
     partitions: &[i32],

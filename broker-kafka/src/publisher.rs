@@ -298,7 +298,7 @@ impl Publisher {
             partition: partition.and_then(|partition| i32::try_from(partition).ok()),
             payload: Some(&**message.payload()),
             key: message.key().map(|key| &**key),
-            timestamp: message.timestamp().map(record::millis),
+            timestamp: record::timestamp(&message),
             headers: record::headers(&message),
             delivery_opaque: key,
         };

@@ -15,11 +15,17 @@ const MESSAGE_ID: &str = "message-id";
 const CONTENT_TYPE: &str = "content-type";
 const CORRELATION_ID: &str = "correlation-id";
 
+/// librdkafka takes the timestamp 0, the first millisecond of 1970, for none and sets the present.
+/// Such a record gets the next millisecond instead, and this header says so.
+const AT_ZERO: &str = "x-broker-timestamp-is-zero";
+
 /// The headers of a record: the message's own in their order, then those of its fields.
 pub(crate) fn headers(message: &Message) -> Option<OwnedHeaders> {
     let own = message.headers();
     let fields = [message.content_type(), message.correlation_id()];
-    let count = own.len() + fields.iter().flatten().count() + usize::from(message.id().is_some());
+    let at_zero = message.timestamp() == Some(UNIX_EPOCH);
+    let mut count = own.len() + fields.iter().flatten().count();
+    count += usize::from(message.id().is_some()) + usize::from(at_zero);
     if count == 0 {
         return None;
     }
@@ -40,7 +46,15 @@ pub(crate) fn headers(message: &Message) -> Option<OwnedHeaders> {
             headers = headers.insert(Header { key, value });
         }
     }
+    if at_zero {
+        headers = headers.insert(Header { key: AT_ZERO, value: None::<&[u8]> });
+    }
     Some(headers)
+}
+
+/// The timestamp of a record.
+pub(crate) fn timestamp(message: &Message) -> Option<i64> {
+    message.timestamp().map(|time| millis(time).max(1))
 }
 
 /// Kafka's milliseconds since 1970 of a time.
@@ -61,17 +75,19 @@ pub(crate) fn message(record: &BorrowedMessage<'_>) -> Message {
         message = message.with_timestamp(UNIX_EPOCH + Duration::from_millis(millis));
     }
     let (mut id, mut content_type, mut correlation_id) = (None, None, None);
+    let mut at_zero = false;
     native::each_header(record, |name, value| {
-        let text = value.and_then(|value| std::str::from_utf8(value).ok());
-        // Only the first one that is text is a field; whatever else somebody sent is a header.
-        match (name, text) {
-            (b"message-id", Some(text)) if id.is_none() => id = Some(message_id(text)),
-            (b"content-type", Some(text)) if content_type.is_none() => {
-                content_type = Some(Box::<str>::from(text));
+        // These are fields of the message and never headers, so that it can be published again as
+        // it is: of several the first counts, and what is not text is made text.
+        let text = || Some(Box::<str>::from(String::from_utf8_lossy(value?)));
+        match name {
+            b"message-id" => {
+                let text = value.map(String::from_utf8_lossy);
+                id = id.take().or_else(|| Some(message_id(&text?)));
             }
-            (b"correlation-id", Some(text)) if correlation_id.is_none() => {
-                correlation_id = Some(Box::<str>::from(text));
-            }
+            b"content-type" => content_type = content_type.take().or_else(text),
+            b"correlation-id" => correlation_id = correlation_id.take().or_else(text),
+            name if name == AT_ZERO.as_bytes() => at_zero = true,
             _ => {
                 let name: Cow<'static, str> = String::from_utf8_lossy(name).into_owned().into();
                 let value = value.map_or(HeaderValue::Null, |value| {
@@ -81,6 +97,9 @@ pub(crate) fn message(record: &BorrowedMessage<'_>) -> Message {
             }
         }
     });
+    if at_zero {
+        message = message.with_timestamp(UNIX_EPOCH);
+    }
     if let Some(id) = id {
         message = message.with_id(id);
     }
