@@ -1,3 +1,9 @@
-//! Under construction.
+//! Testing on `anybroker`'s contract.
+//!
+//! - [`conformance`]: the suite that every backend passes, also a stranger's;
+//! - [`brokers`]: real brokers to run it on, found or started;
+//! - [`local`]: real brokers as local processes, with handles to break them.
+
+pub mod brokers;
 pub mod conformance;
 pub mod local;

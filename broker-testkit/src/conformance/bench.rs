@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::{Fault, Verdict};
-use super::fixture::{Dress, Fixture, ForeignMessage};
+use super::fixture::{Dress, Fixture, ForeignMessage, Outage};
 use super::inbox::{Inbox, MARKER};
 
 /// How long closing one connection may take when a case is over.
@@ -271,19 +271,17 @@ impl Bench {
 
     /// Stops the real broker.
     pub(crate) async fn stop_broker(&self) -> Verdict {
-        let outage = self.fixture.outage.as_ref().ok_or_else(no_outage)?;
-        Ok((outage.stop)().await?)
+        Ok((self.require_outage()?.stop)().await?)
     }
 
     /// Starts the real broker again.
     pub(crate) async fn start_broker(&self) -> Verdict {
-        let outage = self.fixture.outage.as_ref().ok_or_else(no_outage)?;
-        Ok((outage.start)().await?)
+        Ok((self.require_outage()?.start)().await?)
     }
 
-    /// Ends the case as ignored unless the broker can be stopped.
-    pub(crate) fn require_outage(&self) -> Verdict {
-        self.fixture.outage.as_ref().map(|_| ()).ok_or_else(no_outage)
+    /// How the broker can be stopped; ends the case as ignored where it cannot.
+    pub(crate) fn require_outage(&self) -> std::result::Result<&Outage, Fault> {
+        self.fixture.outage.as_ref().map_err(|why| Fault::Ignored(why.clone()))
     }
 
     /// Publishes as another client would, or ends the case as ignored.
@@ -336,10 +334,6 @@ impl Bench {
 
 fn taken<T>(list: &Mutex<Vec<T>>) -> Vec<T> {
     std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn no_outage() -> Fault {
-    Fault::Ignored("the fixture does not say how to stop and start the broker".into())
 }
 
 fn note(

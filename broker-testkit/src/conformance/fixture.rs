@@ -15,13 +15,15 @@ type Publish = Box<dyn Fn(ForeignMessage) -> BoxFuture<Result<(), BoxError>> + S
 /// How long a case waits for one thing to happen before it counts as never.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+const NO_OUTAGE: &str = "the fixture does not say how to stop and start the broker";
+
 /// A broker to run one case on, made by the provider for that case alone.
 ///
 /// Only the way to connect is needed; every hook more lets more cases run.
 pub struct Fixture {
     pub(crate) connect: Connect,
     pub(crate) clean: Option<Hook>,
-    pub(crate) outage: Option<Outage>,
+    pub(crate) outage: std::result::Result<Outage, String>,
     pub(crate) foreign: Option<Publish>,
     pub(crate) patience: Duration,
 }
@@ -44,7 +46,13 @@ impl Fixture {
             let connecting = connect();
             Box::pin(async move { Ok(Arc::new(connecting.await?) as Arc<dyn Backend>) })
         });
-        Self { connect, clean: None, outage: None, foreign: None, patience: PATIENCE }
+        Self {
+            connect,
+            clean: None,
+            outage: Err(NO_OUTAGE.to_owned()),
+            foreign: None,
+            patience: PATIENCE,
+        }
     }
 
     /// What to do after the case, whatever became of it. The topics that the case made are
@@ -70,7 +78,13 @@ impl Fixture {
     {
         let stop: Hook = Box::new(move || Box::pin(stop()));
         let start: Hook = Box::new(move || Box::pin(start()));
-        self.outage = Some(Outage { stop, start });
+        self.outage = Ok(Outage { stop, start });
+        self
+    }
+
+    /// Why the broker is not to be stopped, as the reason of the ignored cases.
+    pub(crate) fn without_outage(mut self, why: impl Into<String>) -> Self {
+        self.outage = Err(why.into());
         self
     }
 
