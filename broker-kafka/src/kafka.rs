@@ -161,7 +161,7 @@ impl Backend for Kafka {
             consumer,
             member: member.clone(),
             topics: Arc::downgrade(&topics),
-            may_not_join: self.config.group_protocol == GroupProtocol::Consumer,
+            kip_848: self.config.group_protocol == GroupProtocol::Consumer,
         };
         tokio::spawn(task.run());
         Ok(Box::new(Membership { member }))

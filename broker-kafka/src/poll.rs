@@ -12,7 +12,7 @@ use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::{spawn_blocking, yield_now};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 use crate::elsewhere::Elsewhere;
 use crate::error::{self, Report};
@@ -38,14 +38,20 @@ const LEAVE: Duration = Duration::from_secs(15);
 /// protocol never says so.
 const JOIN: Duration = Duration::from_secs(30);
 
+/// How long a member of KIP-848 that is to leave waits for the answer that it has joined.
+const FINISH_JOINING: Duration = Duration::from_secs(3);
+
+/// How often a member of KIP-848 looks whether its topics are there: it is not told.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// What the task of a member works with.
 pub(crate) struct Task {
     pub(crate) consumer: Consumer,
     pub(crate) member: Arc<Member>,
     /// To ask whether a topic is really gone.
     pub(crate) topics: Weak<Topics>,
-    /// Whether the broker may not know the protocol.
-    pub(crate) may_not_join: bool,
+    /// Whether the group's protocol is that of KIP-848.
+    pub(crate) kip_848: bool,
 }
 
 impl Task {
@@ -55,6 +61,9 @@ impl Task {
         // consumer's last revocation is not deferred then.
         let ending = Ending(self.member.clone());
         self.poll().await;
+        if self.kip_848 && !self.member.has_joined() {
+            self.finish_joining().await;
+        }
         let flushed = leave(self.consumer, &self.member).await;
         ending.0.end(flushed);
     }
@@ -65,7 +74,8 @@ impl Task {
         let mut route = Route::default();
         let mut store = interval(STORE);
         store.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut joining, mut waited) = (self.may_not_join, Duration::ZERO);
+        let mut look = interval_at(Instant::now() + LOOK, LOOK);
+        let (mut joining, mut waited) = (self.kip_848, Duration::ZERO);
         while !member.is_over() {
             let deadline = member.revocation_deadline();
             tokio::select! {
@@ -80,6 +90,7 @@ impl Task {
                         }
                     }
                 }
+                _ = look.tick(), if self.kip_848 => self.look_after_topics(),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
                 item = stream.next() => {
                     let mut item = item;
@@ -101,6 +112,17 @@ impl Task {
                 }
             }
             self.keep_house();
+        }
+    }
+
+    /// Goes on until the broker has answered that this is a member. Leaving before, librdkafka does
+    /// not tell the broker, which then keeps the member's partitions until its session is over.
+    async fn finish_joining(&self) {
+        let deadline = Instant::now() + FINISH_JOINING;
+        let mut stream = pin!(self.consumer.stream());
+        while !self.member.has_joined() && Instant::now() < deadline {
+            // What comes is nobody's: nothing of it is settled, so the next member gets it.
+            drop(timeout(STORE, stream.next()).await);
         }
     }
 
@@ -217,6 +239,10 @@ impl Task {
             .and_then(|list| give_up(&*self.consumer, revocation.incremental.then_some(&list)));
         self.warn("giving partitions up", given_up);
         revocation.partitions.iter().for_each(|ownership| ownership.end());
+        if self.kip_848 {
+            // A deleted topic shows only in that its partitions are taken away.
+            self.look_after_topics();
+        }
     }
 
     /// Tells librdkafka the positions that moved.

@@ -72,8 +72,17 @@ impl Topics {
         let topic = NewTopic::new(spec.name.as_str(), count, TopicReplication::Fixed(copies));
         let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let answers = self.admin.create_topics([&topic], &options()).await;
-        changed(answers, OPERATION, spec.name)?;
-        self.wait_for(spec.name, partitions, OPERATION).await
+        let created = changed(answers, OPERATION, spec.name);
+        match &created {
+            Ok(()) => self.wait_for(spec.name, partitions, OPERATION).await,
+            // The controller knows it; others may have made it just now, and then not every
+            // broker does. Whoever is told that it exists will use it.
+            Err(error) if error.kind() == ErrorKind::TopicExists => {
+                drop(self.wait_for(spec.name, 1, OPERATION).await);
+                created
+            }
+            Err(_) => created,
+        }
     }
 
     /// Deletes a topic; it is gone then.
