@@ -366,7 +366,7 @@ mod rabbitmq {
             format!("http://guest:{SECRET}@localhost:5672"),
             format!("amqp://guest:{SECRET}@localhost:port"),
             format!("amqp://guest:{SECRET}@"),
-            format!("amqp://guest:{SECRET}@localhost/a/b"),
+            format!("amqp://guest:{SECRET}@localhost/"),
         ] {
             says!(
                 refusal(&[("RABBITMQ_URL", &bad)]),

@@ -13,8 +13,10 @@ use crate::health::{ConsumerHealth, Health};
 use crate::message::Message;
 use crate::name::{Name, check_pair};
 use crate::publish::Publish;
+use crate::schedule;
 use crate::spec::{TopicDescription, TopicSpec};
 use crate::subscription::Subscription;
+use crate::telemetry::Telemetry;
 use crate::topic::Topic;
 
 /// Settings that are the same for every backend.
@@ -27,6 +29,10 @@ pub struct Settings {
     pub publish_buffer_bytes: usize,
     /// How long [`Broker::close`] waits for consumers to finish what they are handling.
     pub drain_timeout: Duration,
+    /// What the names of the topics begin with in which messages wait that are to be delivered
+    /// later; `scheduled` by default. Applications that share a broker, but not their permissions,
+    /// need different ones; all processes of one application need the same.
+    pub scheduled: Name,
 }
 
 impl Default for Settings {
@@ -35,6 +41,7 @@ impl Default for Settings {
             publish_timeout: DEFAULT_PUBLISH_TIMEOUT,
             publish_buffer_bytes: 64 * 1024 * 1024,
             drain_timeout: Duration::from_secs(30),
+            scheduled: Name::new("scheduled"),
         }
     }
 }
@@ -48,10 +55,13 @@ pub struct Broker {
 pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
+    pub(crate) telemetry: Telemetry,
     /// One permit a byte that may be in flight.
     pub(crate) room: Arc<Semaphore>,
     /// Whether `close` was called; consumers stop when they see it.
     pub(crate) closing: watch::Sender<bool>,
+    /// What is known of where messages wait that are to be delivered later.
+    pub(crate) scheduled: schedule::Known,
     /// What keeps consumers from working that the backend cannot know, such as a circuit breaker.
     problems: Mutex<Vec<ConsumerHealth>>,
 }
@@ -82,10 +92,12 @@ impl Broker {
         settings.publish_buffer_bytes = settings.publish_buffer_bytes.clamp(1, u32::MAX as usize);
         Self {
             inner: Arc::new(Inner {
+                telemetry: Telemetry::new(backend.system()),
                 backend,
                 settings,
                 room: Arc::new(Semaphore::new(settings.publish_buffer_bytes)),
                 closing: watch::Sender::new(false),
+                scheduled: schedule::Known::default(),
                 problems: Mutex::default(),
             }),
         }
@@ -153,8 +165,9 @@ impl Broker {
     /// were checked leave room.
     pub(crate) async fn subscribe_unchecked(&self, subscribe: Subscribe) -> Result<Subscription> {
         self.check_open("subscribe")?;
+        let received = self.inner.telemetry.received(Some(subscribe.group.name));
         let source = self.inner.backend.subscribe(subscribe).await?;
-        Ok(Subscription::new(source))
+        Ok(Subscription::new(source, received))
     }
 
     /// Reads a topic without a group: nobody's position moves.
@@ -163,7 +176,8 @@ impl Broker {
     /// [`ErrorKind::Closed`], and those of [`Backend::read`].
     pub async fn read(&self, read: Read) -> Result<Subscription> {
         self.check_open("read")?;
-        Ok(Subscription::new(self.inner.backend.read(read).await?))
+        let received = self.inner.telemetry.received(None);
+        Ok(Subscription::new(self.inner.backend.read(read).await?, received))
     }
 
     /// Creates the topic if it does not exist. One that exists has to agree with the specification.

@@ -20,8 +20,10 @@ mod message;
 mod name;
 mod partitioner;
 mod publish;
+mod schedule;
 mod spec;
 mod subscription;
+pub mod telemetry;
 mod topic;
 mod watermark;
 
@@ -46,6 +48,7 @@ pub use message::{Message, MessageId};
 pub use name::{MAX_NAME_BYTES, MAX_TOPIC_AND_GROUP_BYTES, Name};
 pub use partitioner::{murmur2, partition_for_key};
 pub use publish::{Confirmation, Publish};
+pub use schedule::Scheduler;
 pub use spec::{DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_PARTITIONS, TopicDescription, TopicSpec};
 pub use subscription::Subscription;
 pub use topic::{Payload, Topic};

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{Outgoing, Receipt};
@@ -17,6 +17,8 @@ use crate::headers::HeaderValue;
 use crate::limits::check_message;
 use crate::message::{Message, MessageId};
 use crate::name::Name;
+use crate::schedule;
+use crate::telemetry::Sending;
 
 /// What the bookkeeping of one message costs besides its own bytes, roughly.
 const OVERHEAD_BYTES: usize = 256;
@@ -37,6 +39,8 @@ pub struct Publish {
     message: Result<Message>,
     partition: Option<u32>,
     timeout: Duration,
+    /// When it is to be published, if not now.
+    due: Option<SystemTime>,
     /// Whether the headers are an application's, to be checked against the rules.
     checked: bool,
 }
@@ -44,7 +48,7 @@ pub struct Publish {
 impl Publish {
     pub(crate) fn new(broker: Broker, topic: Name, message: Result<Message>) -> Self {
         let timeout = broker.inner.settings.publish_timeout;
-        Self { broker, topic, message, partition: None, timeout, checked: true }
+        Self { broker, topic, message, partition: None, timeout, due: None, checked: true }
     }
 
     /// Replaces the key that the topic takes from the value.
@@ -83,6 +87,31 @@ impl Publish {
         self
     }
 
+    /// Has it published at this time instead of now, by a [`Scheduler`](crate::Scheduler) that
+    /// has to be running in some process. It is confirmed when it is safely stored to wait, and
+    /// its receipt is that of the place where it waits. Its timestamp will be the time when it is
+    /// published, unless it has one already. A time that is over means now.
+    ///
+    /// What would keep it from being published then is an error now, as far as it is known now.
+    /// If no scheduler has ever run on this broker it is an error of kind
+    /// [`ErrorKind::Unroutable`].
+    pub fn deliver_at(mut self, time: SystemTime) -> Self {
+        self.due = Some(time);
+        self
+    }
+
+    /// As [`Publish::deliver_at`], so long from now. Any time will do, from milliseconds to months;
+    /// one beyond the end of the calendar is an error.
+    pub fn deliver_after(mut self, delay: Duration) -> Self {
+        self.due = schedule::now().checked_add(delay);
+        if self.due.is_none() {
+            let text = format!("a delay of {delay:?} ends at no time that there is");
+            let error = Error::new(ErrorKind::Invalid, "publish", text);
+            self.message = self.message.and(Err(error.with("topic", self.topic)));
+        }
+        self
+    }
+
     /// Publishes headers as they are: those of a message that was received, and our own.
     pub(crate) fn with_any_headers(mut self) -> Self {
         self.checked = false;
@@ -106,38 +135,83 @@ impl Publish {
     }
 
     async fn hand_over(self, deadline: Instant) -> Result<Confirmation> {
-        let Self { broker, topic, message, partition, checked, .. } = self;
-        let mut message = message?;
-        if checked {
-            check_message(&message).map_err(|error| error.with("topic", topic))?;
-        }
-        broker.check_open("publish").map_err(|error| error.with("topic", topic))?;
-        let bytes =
-            (message.byte_len() + OVERHEAD_BYTES).min(broker.inner.settings.publish_buffer_bytes);
-        let room = broker.inner.room.clone();
-        let permit = match room.clone().try_acquire_many_owned(bytes as u32) {
-            Ok(permit) => permit,
-            Err(_) => match timeout_at(deadline, room.acquire_many_owned(bytes as u32)).await {
-                Ok(Ok(permit)) => permit,
-                // The semaphore is never closed, so this is the time limit.
-                _ => {
-                    let text = "no room among the messages in flight within the time limit";
-                    let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
-                    return Err(error.with("topic", topic));
-                }
-            },
+        let Self { broker, topic, message, partition, timeout, due, checked } = self;
+        let (telemetry, started) = (&broker.inner.telemetry, deadline - timeout);
+        let mut sending = telemetry.sending(topic, message.as_ref().ok(), started);
+        let mut to = To { topic, partition, due };
+        let admitted = admit(&broker, &mut to, message, checked, &mut sending, deadline).await;
+        let To { topic, partition, .. } = to;
+        let (message, permit) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                sending.refused(&error);
+                return Err(error);
+            }
         };
-        if message.id().is_none() {
-            message = message.with_id(MessageId::new());
-        }
-        if message.timestamp().is_none() {
-            message = message.with_timestamp(SystemTime::now());
-        }
-        let (confirm, answer) = Confirm::channel(permit);
+        sending.handed_over(&message);
+        let (confirm, answer) = Confirm::channel(permit, Some(sending));
         let outgoing = Outgoing { topic, partition, message, deadline, confirm };
         broker.inner.backend.publish(outgoing);
         Ok(Confirmation { answer, topic })
     }
+}
+
+/// Where a message goes, and when.
+struct To {
+    topic: Name,
+    partition: Option<u32>,
+    due: Option<SystemTime>,
+}
+
+/// Checks and completes the message, and waits for its room. One that is put off goes elsewhere
+/// first.
+async fn admit(
+    broker: &Broker,
+    to: &mut To,
+    message: Result<Message>,
+    checked: bool,
+    sending: &mut Sending,
+    deadline: Instant,
+) -> Result<(Message, OwnedSemaphorePermit)> {
+    let (mut message, topic) = (message?, to.topic);
+    if checked {
+        check_message(&message).map_err(|error| error.with("topic", topic))?;
+        sending.inject(&mut message);
+    }
+    broker.check_open("publish").map_err(|error| error.with("topic", topic))?;
+    if let Some(due) = to.due.filter(|due| *due > schedule::now()) {
+        // Boxed, because it is rare and would make every publishing larger.
+        let put_off = Box::pin(schedule::put_off(broker, topic, to.partition, message, due));
+        let stored = timeout_at(deadline, put_off).await.unwrap_or_else(|_| {
+            let text = "the broker did not say within the time limit whether the topic exists";
+            Err(Error::new(ErrorKind::Timeout, "publish", text).transient())
+        });
+        (to.topic, message) = stored.map_err(|error| error.with("topic", topic))?;
+        to.partition = None;
+        sending.goes_to(to.topic, &broker.inner.telemetry);
+    }
+    let bytes =
+        (message.byte_len() + OVERHEAD_BYTES).min(broker.inner.settings.publish_buffer_bytes);
+    let room = broker.inner.room.clone();
+    let permit = match room.clone().try_acquire_many_owned(bytes as u32) {
+        Ok(permit) => permit,
+        Err(_) => match timeout_at(deadline, room.acquire_many_owned(bytes as u32)).await {
+            Ok(Ok(permit)) => permit,
+            // The semaphore is never closed, so this is the time limit.
+            _ => {
+                let text = "no room among the messages in flight within the time limit";
+                let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
+                return Err(error.with("topic", topic));
+            }
+        },
+    };
+    if message.id().is_none() {
+        message = message.with_id(MessageId::new());
+    }
+    if message.timestamp().is_none() {
+        message = message.with_timestamp(SystemTime::now());
+    }
+    Ok((message, permit))
 }
 
 impl IntoFuture for Publish {

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::backend::Source;
 use crate::delivery::Delivery;
 use crate::error::Result;
+use crate::telemetry::Received;
 
 /// How many deliveries are taken from the backend at once.
 const BATCH: usize = 256;
@@ -14,11 +15,12 @@ const BATCH: usize = 256;
 pub struct Subscription {
     source: Box<dyn Source>,
     ready: VecDeque<Delivery>,
+    received: Received,
 }
 
 impl Subscription {
-    pub(crate) fn new(source: Box<dyn Source>) -> Self {
-        Self { source, ready: VecDeque::new() }
+    pub(crate) fn new(source: Box<dyn Source>, received: Received) -> Self {
+        Self { source, ready: VecDeque::new(), received }
     }
 
     /// The next delivery; `None` when a reading has caught up or the broker was closed.
@@ -32,7 +34,7 @@ impl Subscription {
         if let Some(delivery) = self.ready.pop_front() {
             return Ok(Some(delivery));
         }
-        match self.source.next(BATCH).await? {
+        match self.take(BATCH).await? {
             Some(batch) => self.ready.extend(batch),
             None => return Ok(None),
         }
@@ -47,10 +49,16 @@ impl Subscription {
     pub async fn next_batch(&mut self, max: usize) -> Result<Option<Vec<Delivery>>> {
         let max = max.max(1);
         if self.ready.is_empty() {
-            return self.source.next(max).await;
+            return self.take(max).await;
         }
         let take = max.min(self.ready.len());
         Ok(Some(self.ready.drain(..take).collect()))
+    }
+
+    async fn take(&mut self, max: usize) -> Result<Option<Vec<Delivery>>> {
+        let batch = self.source.next(max).await?;
+        self.received.count(batch.as_deref().unwrap_or_default());
+        Ok(batch)
     }
 
     /// Leaves the group: what was settled does not come back, the rest does.

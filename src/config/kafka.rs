@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Backend, Error, Result};
+use broker_api::{Backend, Error, ErrorKind, Result};
 use broker_kafka::{GroupProtocol, Kafka, KafkaConfig, Sasl, SecurityProtocol, Tls};
 
 use super::keys::{self, Key};
@@ -47,8 +47,15 @@ pub(super) async fn connect(config: Option<&KafkaConfig>) -> Result<Arc<dyn Back
     let config = config.ok_or_else(|| {
         configuration("Kafka is chosen, but `Config::kafka` does not say how to reach it".into())
     })?;
-    let kafka = Kafka::connect(config.clone()).await;
-    Ok(Arc::new(kafka.map_err(|error| super::with_remedy(error, keys::KAFKA_BROKERS))?))
+    let connected = Kafka::connect(config.clone()).await;
+    Ok(Arc::new(connected.map_err(|error| match (error.kind(), error.context("property")) {
+        // It names the property of librdkafka, and that one the setting.
+        (ErrorKind::Configuration, Some(_)) => error,
+        (ErrorKind::Unauthenticated, _) => {
+            error.with("setting", "KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD")
+        }
+        _ => error.with("setting", keys::KAFKA_BROKERS.variable),
+    })?))
 }
 
 /// What the backend checks too, but here also against the values that hold without a setting.

@@ -284,12 +284,6 @@ fn group_id(values: &Values) -> Result<Option<Name>> {
     name.transpose().map_err(|error| values.wrong(key, error.message().to_owned()))
 }
 
-/// An error of connecting, with the setting to look at.
-#[cfg(any(feature = "kafka", feature = "amqp"))]
-fn with_remedy(error: broker_api::Error, key: &keys::Key) -> broker_api::Error {
-    error.with("setting", key.variable)
-}
-
 fn read<T>(found: Option<T>, into: &mut T) {
     if let Some(found) = found {
         *into = found;
@@ -319,7 +313,7 @@ mod tests {
             (_, Kind::Text | Kind::Secret) => "other".into(),
             (_, Kind::Bool) => "true".into(),
             (_, Kind::Millis) => "12000".into(),
-            (_, Kind::Bytes) => "1000".into(),
+            (_, Kind::Bytes | Kind::Number) => "1000".into(),
             (_, Kind::Addresses) => "elsewhere:1234".into(),
             (_, Kind::Choice(words)) => words.last().map(|word| (*word).into()).unwrap_or_default(),
             (_, Kind::Routes) => "topic=memory".into(),
@@ -354,8 +348,15 @@ mod tests {
                 _ => key.variable.into(),
             };
             let before = debug(&variables);
+            variables.remove(&name);
+            let without = debug(&variables);
             variables.insert(name, other_value(key));
-            assert_ne!(debug(&variables), before, "{}", key.variable);
+            let after = debug(&variables);
+            assert_ne!(after, without, "{}", key.variable);
+            // Of a secret only shows whether it is there.
+            if key.kind != Kind::Secret {
+                assert_ne!(after, before, "{}", key.variable);
+            }
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) async fn connect(config: Option<&AmqpConfig>) -> Result<Arc<dyn Backe
         let text = "RabbitMQ is chosen, but `Config::rabbitmq` does not say how to reach it";
         configuration(text.into())
     })?;
-    let amqp = Amqp::connect(config.clone()).await;
-    Ok(Arc::new(amqp.map_err(|error| super::with_remedy(error, keys::RABBITMQ_URL))?))
+    let connected = Amqp::connect(config.clone()).await;
+    // Address, user, password and virtual host are all in it.
+    Ok(Arc::new(connected.map_err(|error| error.with("setting", keys::RABBITMQ_URL.variable))?))
 }

@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use broker_testkit::local::LocalError;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -62,6 +61,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<_> = trials.collect();
     trials.extend([
         alone("a bad setting ends an application with one line", refuses_a_bad_setting),
+        alone("an unreachable broker is told in one line", tells_of_an_unreachable_broker),
         alone("a line that was being written is taken back", takes_back_half_a_line),
         alone("a file has one process at a time", keeps_the_file_alone),
     ]);
@@ -71,12 +71,13 @@ fn main() -> ExitCode {
 fn trial(place: Arc<Place>, name: &str, test: Test) -> Trial {
     Trial::ignorable_test(format!("{:?}: {name}", place.kind), move || {
         let visit = match place.visit() {
-            Err(missing @ LocalError::NotInstalled { .. })
-                if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
-            {
-                return Ok(Completion::ignored_with(missing));
+            Ok(visit) => visit,
+            Err(unready) => {
+                return match unready.why_absent() {
+                    Some(tried) => Ok(Completion::ignored_with(tried)),
+                    None => Err(Failed::from(format!("{unready:?}"))),
+                };
             }
-            visit => visit?,
         };
         run(|directory| test(&visit, directory))
     })
@@ -186,6 +187,40 @@ fn refuses_a_bad_setting(directory: &Path) -> Outcome {
         let (status, printed, errors) = App::start(example, &["both", &file], &set)?.end()?;
         ensure(status.code() == Some(1) && printed.is_empty(), &format!("{status}: {printed}"))?;
         ensure(errors.lines().count() == 1 && errors.contains("KAFKA_ENABLED"), &errors)?;
+    }
+    Ok(())
+}
+
+fn tells_of_an_unreachable_broker(directory: &Path) -> Outcome {
+    let file = directory.join("none").to_string_lossy().into_owned();
+    // Nobody listens on port 1.
+    let mut unreachable: Vec<(&str, Vec<(&str, &str)>)> = Vec::new();
+    if cfg!(feature = "kafka") {
+        unreachable.push((
+            "KAFKA_BROKERS",
+            vec![
+                ("KAFKA_ENABLED", "true"),
+                ("KAFKA_BROKERS", "127.0.0.1:1"),
+                ("KAFKA_SASL_USERNAME", "user"),
+                ("KAFKA_SASL_PASSWORD", "hunter2"),
+                ("KAFKA_CONNECT_TIMEOUT", "1000"),
+            ],
+        ));
+    }
+    if cfg!(feature = "amqp") {
+        let url = ("RABBITMQ_URL", "amqp://user:hunter2@127.0.0.1:1");
+        unreachable.push(("RABBITMQ_URL", vec![url, ("RABBITMQ_CONNECT_TIMEOUT", "1000")]));
+    }
+    for (setting, variables) in unreachable {
+        let variables: Vec<_> = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let mut app = App::start("feature_usage", &["publish", &file], &variables)?;
+        let (status, _, errors) = app.end()?;
+        ensure(status.code() == Some(1), &format!("{status}"))?;
+        ensure(errors.lines().count() == 1 && errors.contains("Unavailable"), &errors)?;
+        ensure(errors.contains(setting) && !errors.contains("hunter2"), &errors)?;
     }
     Ok(())
 }

@@ -149,7 +149,11 @@ where
         }
         let mut outcomes = match values.is_empty() {
             true => Vec::new().into_iter(),
-            false => self.call_batch(values).await.into_iter(),
+            false => {
+                let contexts: Vec<_> = values.iter().map(|(_, context)| context.clone()).collect();
+                let handling = self.call_batch(values, &contexts);
+                self.telemetry.call_batch(&contexts, handling).await.into_iter()
+            }
         };
         // The keys of which a message failed, with those to come again and when.
         let mut again: HashMap<Key, (Duration, Vec<Held>)> = HashMap::new();
@@ -169,7 +173,11 @@ where
                 held.settle(Settlement::Ack);
                 continue;
             };
-            match (held.failed(failure, &self.retry), key) {
+            let failed = held.failed(failure, &self.retry);
+            if matches!(failed, Failed::Again(_)) {
+                self.telemetry.retried();
+            }
+            match (failed, key) {
                 (Failed::Again(pause), Some(key)) => drop(again.insert(key, (pause, vec![held]))),
                 // Without a key nothing waits behind it; a key of its own lets it come again.
                 (Failed::Again(pause), None) => {
@@ -189,8 +197,11 @@ where
     }
 
     /// The outcomes that the handler gives, with what it published confirmed.
-    async fn call_batch(&self, values: Vec<(T, Context)>) -> Vec<Result<(), Failure>> {
-        let contexts: Vec<Context> = values.iter().map(|(_, context)| context.clone()).collect();
+    async fn call_batch(
+        &self,
+        values: Vec<(T, Context)>,
+        contexts: &[Context],
+    ) -> Vec<Result<(), Failure>> {
         let all = |text: String| contexts.iter().map(|_| Err(text.clone().into())).collect();
         let handling = async { (self.handler)(values).await };
         let caught = AssertUnwindSafe(handling).catch_unwind();
@@ -205,7 +216,7 @@ where
             Ok(outcomes) => outcomes,
             Err(panic) => return all(panic_text(panic.as_ref())),
         };
-        for (outcome, context) in outcomes.iter_mut().zip(&contexts) {
+        for (outcome, context) in outcomes.iter_mut().zip(contexts) {
             if outcome.is_err() {
                 continue;
             }

@@ -37,8 +37,10 @@ enum End {
 
 /// What is to be done with a failed message.
 pub(super) enum Next {
-    /// Publish this, then settle.
-    Publish(Name, Message),
+    /// Publish this to be handled again after a delay, then settle.
+    Delay(Name, Message),
+    /// Publish this as a dead letter, then settle.
+    DeadLetter(Name, Message),
     Discard,
     Stop,
 }
@@ -125,12 +127,12 @@ impl Escalation {
         if may_wait && let Some((delay, topic)) = self.delays.get(history.delays) {
             history.delays += 1;
             history.due = now.checked_add(*delay);
-            return Next::Publish(*topic, history.put(received.message.clone()));
+            return Next::Delay(*topic, history.put(received.message.clone()));
         }
         match self.end {
             End::DeadLetter { topic, .. } => {
                 history.id = Some(Uuid::now_v7().to_string());
-                Next::Publish(topic, history.put(received.message.clone()))
+                Next::DeadLetter(topic, history.put(received.message.clone()))
             }
             End::Discard => Next::Discard,
             End::Stop => Next::Stop,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::BoxError;
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// The error of a handler. Any error, and any text, becomes a retryable one by `?`.
 ///
@@ -46,6 +46,11 @@ impl Failure {
     /// The pause that was asked for.
     pub fn delay(&self) -> Option<Duration> {
         self.delay
+    }
+
+    /// The kind of error, where it is one of ours.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.error.downcast_ref::<Error>().map_or(ErrorKind::Handler, Error::kind)
     }
 
     /// What went wrong.

@@ -67,13 +67,23 @@ impl Group {
         F: Fn(T, Context) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        self.consumers.push(Box::pin(consumer.or_until(self.stopped()).run(handler)));
+        self
+    }
+
+    /// Adds a [`Scheduler`](crate::Scheduler), for messages that are to be delivered later.
+    pub fn scheduler(mut self) -> Self {
+        let scheduler = self.broker.scheduler().until(self.stopped());
+        self.consumers.push(Box::pin(scheduler.run()));
+        self
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stopped = self.stop.subscribe();
-        let stop = async move {
+        async move {
             // An error means that the group is gone, which is the same.
             let _ = stopped.wait_for(|stopped| *stopped).await;
-        };
-        self.consumers.push(Box::pin(consumer.or_until(stop).run(handler)));
-        self
+        }
     }
 
     /// Runs all consumers, in the caller's own task, until `shutdown` ends or one of them fails;

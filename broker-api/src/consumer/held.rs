@@ -13,6 +13,7 @@ use crate::delivery::{Delivery, Received, Settler};
 use crate::error::{Error, ErrorKind};
 use crate::message::Message;
 use crate::name::Name;
+use crate::telemetry::Counted;
 
 /// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
 pub(super) struct Held {
@@ -24,6 +25,8 @@ pub(super) struct Held {
     settler: Option<Settler>,
     /// The pauses that are left in place, from its first failure on.
     pauses: Option<Pauses>,
+    /// That it is counted as being here, from when it may be handled.
+    counted: Option<Counted>,
 }
 
 /// What a failure of the handler means.
@@ -48,6 +51,7 @@ impl Held {
             delivered: None,
             settler,
             pauses: None,
+            counted: None,
         })
     }
 
@@ -64,8 +68,15 @@ impl Held {
                 offset: history.offset,
                 redeliveries: received.redeliveries,
             };
-            Self { received: Arc::new(received), history, delivered, settler, pauses: None }
+            let received = Arc::new(received);
+            Self { received, history, delivered, settler, pauses: None, counted: None }
         })
+    }
+
+    /// The same, counted until it is gone.
+    pub(super) fn counted(mut self, counted: Option<Counted>) -> Self {
+        self.counted = counted;
+        self
     }
 
     /// The key within its partition.

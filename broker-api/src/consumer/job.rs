@@ -20,6 +20,7 @@ use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::name::Name;
+use crate::telemetry::Consuming;
 use crate::topic::Topic;
 
 /// How often a job that pauses between attempts looks whether its partition is still its own.
@@ -37,6 +38,7 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) escalation: Escalation,
     pub(super) handler: F,
     pub(super) stopping: Stopping,
+    pub(super) telemetry: Consuming,
 }
 
 /// Tells jobs that pause between attempts that there will be no further attempt.
@@ -87,6 +89,7 @@ where
                     return self.give_up(held, error, may_wait).await;
                 }
             };
+            self.telemetry.retried();
             if !self.pause(&held, pause).await {
                 return Ok(());
             }
@@ -119,12 +122,15 @@ where
     /// Calls the handler unless the group has handled the message, and sees that what it published
     /// is confirmed.
     async fn call_once(&self, value: T, context: Context) -> Result<(), Failure> {
-        if self.is_done(&context).await? {
-            return Ok(());
-        }
-        self.call(value, context.clone()).await?;
-        context.confirmed().await?;
-        self.done(&context).await
+        let handling = async {
+            if self.is_done(&context).await? {
+                return Ok(());
+            }
+            self.call(value, context.clone()).await?;
+            context.confirmed().await?;
+            self.done(&context).await
+        };
+        self.telemetry.call(&context, handling).await
     }
 
     /// Calls the handler: its panic and its time-out are failures like any other.
@@ -170,35 +176,47 @@ impl<T, F> Work<T, F> {
             None => error,
         };
         match self.escalation.next(received, held.history(), &error, may_wait) {
-            Next::Publish(to, message) => {
-                tracing::warn!(%error, %to, "a message is put off or given up");
-                self.move_on(held, to, message).await
+            Next::Delay(to, message) => {
+                tracing::warn!(%error, %to, "a message is put off");
+                if self.move_on(held, to, message).await? {
+                    self.telemetry.delayed();
+                }
+                Ok(())
+            }
+            Next::DeadLetter(to, message) => {
+                tracing::warn!(%error, %to, "a message is given up");
+                if self.move_on(held, to, message).await? {
+                    self.telemetry.dead_lettered(error.kind());
+                }
+                Ok(())
             }
             Next::Discard => {
                 tracing::error!(%error, "a message was discarded");
                 held.settle(Settlement::Reject);
+                self.telemetry.discarded(error.kind());
                 Ok(())
             }
             Next::Stop => Err(error),
         }
     }
 
-    /// Publishes the message to its next station, and settles it only when that is confirmed.
-    async fn move_on(&self, held: Held, to: Name, message: Message) -> Result<()> {
+    /// Publishes the message to its next station, and settles it only when that is confirmed;
+    /// `false` if the consumer stopped before.
+    async fn move_on(&self, held: Held, to: Name, message: Message) -> Result<bool> {
         let mut pauses = Retry::forever().pauses();
         loop {
             let published = self.broker.publish_message(to, message.clone()).with_any_headers();
             let error = match published.await {
                 Ok(_) => {
                     held.settle(Settlement::Ack);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) if error.is_permanent() => return Err(error),
                 Err(error) => error,
             };
             tracing::error!(%error, %to, "a failed message could not be moved on; it is tried again");
             if !self.pause(&held, pauses.next().unwrap_or(LOOK)).await {
-                return Ok(());
+                return Ok(false);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::subscription::Subscription;
 const BATCH: usize = 256;
 
 /// The membership in the group, joined again when it was lost.
-pub(super) struct Membership {
+pub(crate) struct Membership {
     broker: Broker,
     subscribe: Subscribe,
     state: State,
@@ -27,13 +27,13 @@ enum State {
 }
 
 impl Membership {
-    pub(super) fn new(broker: Broker, subscribe: Subscribe) -> Self {
+    pub(crate) fn new(broker: Broker, subscribe: Subscribe) -> Self {
         let state = State::Joining(join(broker.clone(), subscribe.clone(), 0));
         Self { broker, subscribe, state, failures: 0 }
     }
 
     /// The next deliveries. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<Delivery>>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Delivery>>> {
         loop {
             match &mut self.state {
                 State::Joined(subscription) => {
@@ -46,14 +46,14 @@ impl Membership {
         }
     }
 
-    pub(super) fn rejoin(&mut self, error: &Error) {
+    pub(crate) fn rejoin(&mut self, error: &Error) {
         tracing::warn!(%error, group = %self.subscribe.group.name, "the consumer joins its group again");
         self.failures += 1;
         self.state =
             State::Joining(join(self.broker.clone(), self.subscribe.clone(), self.failures));
     }
 
-    pub(super) async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         match self.state {
             State::Joining(_) => Ok(()),
             State::Joined(subscription) => subscription.close().await,

@@ -32,6 +32,7 @@ pub use control::Control;
 pub use dedup::{Dedup, RecentIds};
 pub use failure::{Failure, Permanent};
 pub use group::Group;
+pub(crate) use membership::Membership;
 pub use retry::Retry;
 pub use service::{Failed, Handler, Handling, Layered, Request};
 

@@ -13,6 +13,7 @@ use super::{Consumer, Control};
 use crate::backend::Order;
 use crate::error::Result;
 use crate::name::Name;
+use crate::telemetry::Consuming;
 
 /// A consumer that has begun.
 pub(super) struct Session<T: 'static, F> {
@@ -40,8 +41,10 @@ impl<T: 'static, F> Session<T, F> {
         let (group, keyed) = (subscribe.group.name, subscribe.group.order == Order::Key);
         let delayed = escalation.delayed(subscribe.prefetch);
         let delayed = delayed.map(|subscribe| Membership::new(broker.clone(), subscribe));
+        let telemetry = broker.inner.telemetry.consuming(topic, group);
         let inputs = Inputs {
             topic,
+            telemetry: telemetry.clone(),
             delayed: Delayed::new(topic, delayed),
             membership: Membership::new(broker.clone(), subscribe),
         };
@@ -56,6 +59,7 @@ impl<T: 'static, F> Session<T, F> {
             escalation,
             handler,
             stopping: Stopping::default(),
+            telemetry,
         };
         let (control, concurrency) = (consumer.control, consumer.concurrency);
         Ok(Self { work, inputs, stop, control, concurrency, keyed })
@@ -66,6 +70,7 @@ impl<T: 'static, F> Session<T, F> {
 /// waited for a delayed retry.
 pub(super) struct Inputs {
     topic: Name,
+    telemetry: Consuming,
     membership: Membership,
     delayed: Delayed,
 }
@@ -87,7 +92,7 @@ impl Inputs {
     pub(super) async fn next(&mut self, paused: bool) -> Result<Input> {
         let batch = tokio::select! {
             biased;
-            due = self.delayed.next() => return due.map(Input::Messages),
+            due = self.delayed.next() => return due.map(|due| self.messages(due)),
             batch = self.membership.next(), if !paused => batch,
         };
         match batch {
@@ -99,7 +104,7 @@ impl Inputs {
                         false => Held::retried(delivery, self.topic),
                     }
                 });
-                Ok(Input::Messages(held.collect()))
+                Ok(self.messages(held.collect()))
             }
             Ok(None) => Ok(Input::Ended),
             Err(error) if error.is_transient() => {
@@ -108,6 +113,11 @@ impl Inputs {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn messages(&self, held: Vec<Held>) -> Input {
+        let counted = held.into_iter().map(|held| held.counted(self.telemetry.hold()));
+        Input::Messages(counted.collect())
     }
 
     /// Leaves the group, everywhere.

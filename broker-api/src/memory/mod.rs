@@ -83,6 +83,20 @@ impl Memory {
         Self { connection: Connection::new(self.connection.server().clone()) }
     }
 
+    /// Every topic, and how many messages each of its groups has not settled: for tests, which wait
+    /// until all is handled.
+    pub fn backlog(&self) -> Vec<(Name, Vec<(Name, u64)>)> {
+        self.server().with(|state, _| {
+            let lag = |group: &group::Group, topic: &topic::Topic| {
+                let shares = group.shares.iter().zip(&topic.logs);
+                (group.name, shares.map(|(share, log)| share.lag(log)).sum())
+            };
+            let groups =
+                |topic: &topic::Topic| topic.groups.iter().map(|group| lag(group, topic)).collect();
+            state.topics.iter().map(|(_, topic)| (topic.name, groups(topic))).collect()
+        })
+    }
+
     fn server(&self) -> &Arc<Server> {
         self.connection.server()
     }

@@ -1,0 +1,259 @@
+//! What moves messages on from one of the topics that they wait in.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::clock;
+use super::ticket::{Ticket, since, stamp};
+use super::tiers::{GROUP, Tier, Tiers};
+use crate::backend::{GroupSpec, Subscribe};
+use crate::broker::Broker;
+use crate::consumer::Membership;
+use crate::dead_letter::headers::History;
+use crate::delivery::Delivery;
+use crate::error::{Error, Result};
+use crate::message::Message;
+use crate::name::Name;
+
+/// How many messages of a topic are held, the next ones of it.
+const PREFETCH: usize = 512;
+
+/// The longest that a message is held unsettled: it is handed back then, and taken again. RabbitMQ
+/// closes the channel of one that is held for half an hour.
+const STAY: Duration = Duration::from_secs(600);
+
+/// How long after a message could not be moved on it is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How much later than its time a message may come without a word.
+const LATE: Duration = Duration::from_secs(5);
+
+/// How often that is told at most.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Moves on what waits in one topic, as a member of the schedulers' group.
+pub(super) struct Mover<'a> {
+    broker: &'a Broker,
+    tiers: &'a Tiers,
+    tier: Tier,
+    told_late: Mutex<Option<Instant>>,
+}
+
+/// A message that waits here.
+struct Waiting {
+    until: SystemTime,
+    /// Those of one time go on in the order they came.
+    turn: u64,
+    delivery: Delivery,
+    ticket: Result<Ticket>,
+}
+
+/// Why a membership was left.
+enum Left {
+    Stopped,
+    /// Something was held for long.
+    ToCome,
+}
+
+impl<'a> Mover<'a> {
+    pub(super) fn new(broker: &'a Broker, tiers: &'a Tiers, tier: Tier) -> Self {
+        Self { broker, tiers, tier, told_late: Mutex::new(None) }
+    }
+
+    /// Moves messages on until it is told to stop.
+    ///
+    /// # Errors
+    /// What cannot be mended by joining the group again.
+    pub(super) async fn run(self, stop: watch::Receiver<bool>) -> Result<()> {
+        loop {
+            match self.stay(stop.clone()).await? {
+                Left::Stopped => return Ok(()),
+                Left::ToCome => {}
+            }
+        }
+    }
+
+    fn subscribe(&self) -> Subscribe {
+        let mut subscribe = Subscribe::new(self.tier.topic, GroupSpec::new(GROUP));
+        subscribe.prefetch = PREFETCH;
+        if self.tier.last {
+            subscribe.topics.push(self.tiers.redriven);
+        }
+        subscribe
+    }
+
+    /// One membership, which ends in order: what is being moved is moved, the rest handed back.
+    async fn stay(&self, mut stop: watch::Receiver<bool>) -> Result<Left> {
+        let mut membership = Membership::new(self.broker.clone(), self.subscribe());
+        let mut waiting: BinaryHeap<Reverse<Waiting>> = BinaryHeap::new();
+        let mut moving = FuturesUnordered::new();
+        let mut turn = 0;
+        let mut held_since = None;
+        let left = loop {
+            while let Some(Reverse(next)) = waiting.peek()
+                && next.until <= clock::now()
+                && let Some(Reverse(next)) = waiting.pop()
+            {
+                moving.push(self.move_on(next));
+            }
+            if waiting.is_empty() && moving.is_empty() {
+                held_since = None;
+            }
+            let soon = waiting.peek().map(|Reverse(next)| Instant::now() + clock::left(next.until));
+            let renew = held_since.map(|since: Instant| since + STAY);
+            tokio::select! {
+                biased;
+                // An error means that the scheduler is gone, which is the same.
+                _ = stop.wait_for(|stop| *stop) => break Ok(Left::Stopped),
+                Some(again) = moving.next() => waiting.extend(again.map(Reverse)),
+                () = sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {}
+                () = sleep_until(renew.unwrap_or_else(Instant::now)), if renew.is_some() => {
+                    break Ok(Left::ToCome);
+                }
+                batch = membership.next() => match batch {
+                    Ok(Some(batch)) => {
+                        held_since.get_or_insert_with(Instant::now);
+                        for delivery in batch {
+                            waiting.push(Reverse(self.hold(delivery, turn)));
+                            turn += 1;
+                        }
+                    }
+                    Ok(None) => break Ok(Left::Stopped),
+                    Err(error) if error.is_transient() => {
+                        // Nothing of this membership can be settled any more: it all comes again.
+                        waiting.clear();
+                        membership.rejoin(&error);
+                    }
+                    Err(error) => break Err(error),
+                }
+            }
+        };
+        drop(waiting);
+        while moving.next().await.is_some() {}
+        let closed = membership.close().await;
+        match (&left, closed) {
+            // What was not flushed comes again.
+            (Ok(Left::ToCome), Err(error)) if error.is_transient() => Ok(Left::ToCome),
+            (_, closed) => left.and_then(|left| closed.map(|()| left)),
+        }
+    }
+
+    /// How long it is to wait here: whatever the headers say, no longer than messages do here.
+    fn hold(&self, delivery: Delivery, turn: u64) -> Waiting {
+        let (now, message) = (clock::now(), delivery.message());
+        let ticket = Ticket::read(message);
+        let due = ticket.as_ref().map_or(now, |ticket| ticket.due);
+        let since = since(message).map_or(now, |since| since.min(now));
+        let until = since.checked_add(self.tier.wait).unwrap_or(now);
+        Waiting { until: until.min(due), turn, delivery, ticket }
+    }
+
+    /// Publishes the message to where it goes next, and settles it here once that is confirmed.
+    /// Gives it back where that is to be tried again.
+    async fn move_on(&self, waiting: Waiting) -> Option<Waiting> {
+        if !waiting.delivery.is_live() {
+            return None;
+        }
+        let left = waiting.ticket.as_ref().map_or(Duration::ZERO, |ticket| clock::left(ticket.due));
+        let next = self.tiers.next(left);
+        if !left.is_zero() && next.last && self.tier.last {
+            let until = waiting.until + left;
+            return Some(Waiting { until, ..waiting });
+        }
+        let message = waiting.delivery.message();
+        let published = match &waiting.ticket {
+            Ok(_) if !left.is_zero() => {
+                self.publish(next.topic, None, stamp(message.clone())).await
+            }
+            Ok(ticket) => {
+                self.tell_late(ticket);
+                let message = Ticket::take_off(message.clone());
+                match self.publish(ticket.topic, ticket.partition, message).await {
+                    Err(error) if error.is_permanent() => self.give_up(&waiting, &error).await,
+                    published => published,
+                }
+            }
+            Err(error) => self.give_up(&waiting, error).await,
+        };
+        match published {
+            Ok(()) => {
+                waiting.delivery.ack();
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a scheduled message could not be moved on; it is tried again");
+                Some(Waiting { until: clock::now() + PAUSE, ..waiting })
+            }
+        }
+    }
+
+    async fn publish(&self, to: Name, partition: Option<u32>, message: Message) -> Result<()> {
+        let publish = self.broker.publish_message(to, message).with_any_headers();
+        match partition {
+            Some(partition) => publish.partition(partition).await?,
+            None => publish.await?,
+        };
+        Ok(())
+    }
+
+    /// Puts the message among the dead letters, with its ticket: put back, it is tried again.
+    async fn give_up(&self, waiting: &Waiting, error: &Error) -> Result<()> {
+        let to = self.tiers.dead_letters;
+        tracing::error!(%error, %to, "a scheduled message cannot be published and is given up");
+        let received = waiting.delivery.received();
+        let (history, message) = History::take(received.message.clone());
+        let now = SystemTime::now();
+        let history = History {
+            topic: Some(self.tiers.base.as_str().to_owned()),
+            partition: Some(received.partition),
+            offset: received.offset,
+            group: Some(GROUP.as_str().to_owned()),
+            kind: Some(format!("{:?}", error.kind())),
+            error: Some(error.to_string()),
+            attempts: history.attempts.saturating_add(1),
+            first_failure: history.first_failure.or(Some(now)),
+            last_failure: Some(now),
+            id: Some(Uuid::now_v7().to_string()),
+            due: None,
+            ..history
+        };
+        self.publish(to, None, history.put(message)).await
+    }
+
+    /// Late means that no scheduler was running, or that they cannot keep up.
+    fn tell_late(&self, ticket: &Ticket) {
+        let late = clock::now().duration_since(ticket.due).unwrap_or_default();
+        let mut told = self.told_late.lock().unwrap_or_else(PoisonError::into_inner);
+        if late > LATE && told.is_none_or(|told| told.elapsed() >= TELL) {
+            *told = Some(Instant::now());
+            tracing::warn!(?late, topic = %ticket.topic, "scheduled messages are published late");
+        }
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.until, self.turn).cmp(&(other.until, other.turn))
+    }
+}

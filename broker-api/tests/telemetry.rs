@@ -1,0 +1,1 @@
+//! What is told about messages, and where it goes.
