@@ -2,8 +2,10 @@
 //!
 //! - [`conformance`]: the suite that every backend passes, also a stranger's;
 //! - [`brokers`]: real brokers to run it on, found or started;
+//! - [`harness`]: an application under test, on the in-memory broker;
 //! - [`local`]: real brokers as local processes, with handles to break them.
 
 pub mod brokers;
 pub mod conformance;
+pub mod harness;
 pub mod local;

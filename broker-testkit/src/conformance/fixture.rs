@@ -149,6 +149,16 @@ impl Unready {
     pub fn absent(tried: impl Into<String>) -> Self {
         Self(Why::Absent(tried.into()))
     }
+
+    /// What was tried, where there is no such broker and none is required; for tests besides the
+    /// suite, which then have nothing to test.
+    pub fn why_absent(&self) -> Option<&str> {
+        let required = std::env::var_os("BROKER_TESTKIT_REQUIRE").is_some_and(|v| v == "1");
+        match &self.0 {
+            Why::Absent(tried) if !required => Some(tried),
+            _ => None,
+        }
+    }
 }
 
 impl<E: Into<BoxError>> From<E> for Unready {
