@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::clock;
+use crate::dead_letter::headers::History;
 use crate::error::{Error, ErrorKind, Result};
 use crate::headers::Headers;
 use crate::message::Message;
@@ -65,8 +66,10 @@ impl Ticket {
         Ok(Self { topic: Name::intern(topic)?, partition, due })
     }
 
-    /// The message as it is to be published, without its ticket.
-    pub(super) fn take_off(mut message: Message) -> Message {
+    /// The message as it is to be published, without its ticket and without what having been a
+    /// dead letter left on it.
+    pub(super) fn take_off(message: Message) -> Message {
+        let (_, mut message) = History::take(message);
         let timestamp = number(message.headers(), TIMESTAMP).and_then(time);
         for name in ALL {
             message.headers_mut().remove(name);
