@@ -1,0 +1,91 @@
+//! Whoever is measured.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use broker_api::BoxError;
+
+use crate::cost::Latencies;
+use crate::load::{Ledger, Load};
+
+/// How messages are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Publishing {
+    /// Each is handed over without awaiting the one before; at most [`IN_FLIGHT`] are unconfirmed.
+    Pipelined,
+    /// So many tasks, each awaiting every confirmation.
+    Tasks(usize),
+}
+
+/// How many messages are unconfirmed at most where they are pipelined.
+pub(crate) const IN_FLIGHT: usize = 5_000;
+
+/// The consumer group of every topic.
+pub(crate) const GROUP: &str = "bench";
+
+/// One way to use one broker.
+#[async_trait]
+pub(crate) trait Contender: Send + Sync {
+    /// As it stands in the table.
+    fn name(&self) -> &'static str;
+
+    /// By how much less it is given to do, because it is so slow.
+    fn slowness(&self) -> usize {
+        1
+    }
+
+    /// Creates a topic with so many partitions, and a group of it where a broker wants to know it
+    /// before messages come.
+    async fn create(&self, topic: &str, partitions: u32) -> Result<(), BoxError>;
+
+    /// Publishes the load; every message is confirmed when this returns. How long each awaited
+    /// confirmation took is noted.
+    async fn publish(
+        &self,
+        topic: &str,
+        load: Load,
+        how: Publishing,
+        latencies: &mut Latencies,
+    ) -> Result<(), BoxError>;
+
+    /// Consumes until the ledger is complete, settling each message; all is settled when this
+    /// returns.
+    async fn consume(&self, topic: &str, ledger: Ledger) -> Result<(), BoxError>;
+
+    /// Deletes what [`Contender::create`] made.
+    async fn delete(&self, topic: &str) -> Result<(), BoxError>;
+}
+
+/// Confirmations that are awaited in order, so many at a time.
+pub(crate) struct Window<F> {
+    open: VecDeque<F>,
+    size: usize,
+}
+
+impl<F, T, E> Window<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    pub(crate) fn new(size: usize) -> Self {
+        Self { open: VecDeque::with_capacity(size), size }
+    }
+
+    /// Adds a confirmation; waits for the older half once the window is full.
+    pub(crate) async fn push(&mut self, confirmation: F) -> Result<(), BoxError> {
+        self.open.push_back(confirmation);
+        if self.open.len() == self.size { self.confirm(self.size / 2).await } else { Ok(()) }
+    }
+
+    /// Waits for all.
+    pub(crate) async fn finish(mut self) -> Result<(), BoxError> {
+        self.confirm(self.open.len()).await
+    }
+
+    async fn confirm(&mut self, count: usize) -> Result<(), BoxError> {
+        for confirmation in self.open.drain(..count) {
+            confirmation.await.map_err(Into::into)?;
+        }
+        Ok(())
+    }
+}
