@@ -14,9 +14,9 @@
 //! # Building
 //! librdkafka is compiled along: that needs a C and C++ compiler, `make`, the headers of OpenSSL
 //! (`libssl-dev`) and of zlib. SASL with PLAIN, SCRAM and OAUTHBEARER, TLS, and gzip, lz4, snappy
-//! and zstd are in. The features `gssapi` (Kerberos, needs libsasl2), `oidc` (OAUTHBEARER tokens
-//! from a server, needs libcurl), `ssl-vendored` (OpenSSL compiled along) and `cmake-build` (built
-//! by cmake, as on Windows) add to it.
+//! and zstd are in. The features `gssapi` (Kerberos, needs libsasl2) and `oidc` (OAUTHBEARER tokens
+//! from a server, needs libcurl) add to it. How it is built otherwise (by cmake, with an OpenSSL of
+//! its own) is for the application to say, with the features of `rdkafka`.
 
 mod config;
 mod deadlines;
