@@ -40,6 +40,12 @@ pub trait Backend: Send + Sync + 'static {
     /// The broker's name in logs, errors and telemetry: `kafka`, `rabbitmq`, `memory`.
     fn system(&self) -> &'static str;
 
+    /// The broker that this topic is on, for a backend that stands for several.
+    fn system_of(&self, topic: Name) -> &'static str {
+        let _ = topic;
+        self.system()
+    }
+
     /// What it can do for this topic, as far as known without asking the broker.
     fn capabilities(&self, topic: Name) -> Capabilities;
 
@@ -115,6 +121,17 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// As [`Backend::subscribe`].
     async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()>;
+
+    /// How many messages of the topic the group has not settled, for telemetry; 0 for a group that
+    /// does not exist. On a broker whose offsets have gaps it may be higher; on one that does not
+    /// count what members have in hand, lower by that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTopic`]; by default [`ErrorKind::Unsupported`].
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        let text = format!("{} does not tell how far group {group} is behind", self.system());
+        Err(Error::new(ErrorKind::Unsupported, "lag", text).with("topic", topic))
+    }
 
     /// The state as it is known now. Never stale: a lost connection or consumer shows.
     fn health(&self) -> Health;
@@ -316,6 +333,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn system(&self) -> &'static str {
         (**self).system()
     }
+    fn system_of(&self, topic: Name) -> &'static str {
+        (**self).system_of(topic)
+    }
     fn capabilities(&self, topic: Name) -> Capabilities {
         (**self).capabilities(topic)
     }
@@ -342,6 +362,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     }
     async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
         (**self).declare_group(topic, group).await
+    }
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        (**self).lag(topic, group).await
     }
     fn health(&self) -> Health {
         (**self).health()

@@ -92,7 +92,7 @@ impl Broker {
         settings.publish_buffer_bytes = settings.publish_buffer_bytes.clamp(1, u32::MAX as usize);
         Self {
             inner: Arc::new(Inner {
-                telemetry: Telemetry::new(backend.system()),
+                telemetry: Telemetry::new(backend.clone()),
                 backend,
                 settings,
                 room: Arc::new(Semaphore::new(settings.publish_buffer_bytes)),
@@ -165,7 +165,7 @@ impl Broker {
     /// were checked leave room.
     pub(crate) async fn subscribe_unchecked(&self, subscribe: Subscribe) -> Result<Subscription> {
         self.check_open("subscribe")?;
-        let received = self.inner.telemetry.received(Some(subscribe.group.name));
+        let received = self.inner.telemetry.received(Some(subscribe.group.name), &subscribe.topics);
         let source = self.inner.backend.subscribe(subscribe).await?;
         Ok(Subscription::new(source, received))
     }
@@ -176,7 +176,7 @@ impl Broker {
     /// [`ErrorKind::Closed`], and those of [`Backend::read`].
     pub async fn read(&self, read: Read) -> Result<Subscription> {
         self.check_open("read")?;
-        let received = self.inner.telemetry.received(None);
+        let received = self.inner.telemetry.received(None, &[read.topic]);
         Ok(Subscription::new(self.inner.backend.read(read).await?, received))
     }
 
@@ -235,6 +235,16 @@ impl Broker {
         self.check_open("declare_group")?;
         check_pair(topic, group.name)?;
         self.inner.backend.declare_group(topic, group).await
+    }
+
+    /// How many messages of the topic the group has not settled; 0 for a group that does not
+    /// exist. On RabbitMQ without those that its members have in hand, which it does not count.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTopic`], [`ErrorKind::Unsupported`].
+    pub async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        self.check_open("lag")?;
+        self.inner.backend.lag(topic, group).await
     }
 
     /// What the broker can do for this topic.

@@ -94,7 +94,9 @@ impl Publish {
     ///
     /// What would keep it from being published then is an error now, as far as it is known now.
     /// If no scheduler has ever run on this broker it is an error of kind
-    /// [`ErrorKind::Unroutable`].
+    /// [`ErrorKind::Unroutable`]; a message larger than
+    /// [`DEFAULT_MAX_MESSAGE_BYTES`](crate::DEFAULT_MAX_MESSAGE_BYTES) cannot wait, whatever its
+    /// topic allows ([`ErrorKind::TooLarge`]).
     pub fn deliver_at(mut self, time: SystemTime) -> Self {
         self.due = Some(time);
         self
@@ -136,8 +138,8 @@ impl Publish {
 
     async fn hand_over(self, deadline: Instant) -> Result<Confirmation> {
         let Self { broker, topic, message, partition, timeout, due, checked } = self;
-        let (telemetry, started) = (&broker.inner.telemetry, deadline - timeout);
-        let mut sending = telemetry.sending(topic, message.as_ref().ok(), started);
+        let began = deadline - timeout;
+        let mut sending = broker.inner.telemetry.sending(topic, message.as_ref().ok(), began);
         let mut to = To { topic, partition, due };
         let admitted = admit(&broker, &mut to, message, checked, &mut sending, deadline).await;
         let To { topic, partition, .. } = to;

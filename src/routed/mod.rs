@@ -61,6 +61,10 @@ impl Backend for Routed {
         "routed"
     }
 
+    fn system_of(&self, topic: Name) -> &'static str {
+        self.of(topic).system_of(topic)
+    }
+
     fn capabilities(&self, topic: Name) -> Capabilities {
         self.of(topic).capabilities(topic)
     }
@@ -119,6 +123,10 @@ impl Backend for Routed {
 
     async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
         self.of(topic).declare_group(topic, group).await
+    }
+
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        self.of(topic).lag(topic, group).await
     }
 
     fn health(&self) -> Health {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -135,7 +136,7 @@ where
             if !held.is_live() {
                 continue;
             }
-            match self.topic.decode(&held.received().message) {
+            match self.decode(&held) {
                 Ok(value) => {
                     let context = held.begin(&self.broker);
                     let known = self.is_done(&context).await;
@@ -151,7 +152,7 @@ where
             true => Vec::new().into_iter(),
             false => {
                 let contexts: Vec<_> = values.iter().map(|(_, context)| context.clone()).collect();
-                let handling = self.call_batch(values, &contexts);
+                let handling = pin!(self.call_batch(values, &contexts));
                 self.telemetry.call_batch(&contexts, handling).await.into_iter()
             }
         };
@@ -173,11 +174,7 @@ where
                 held.settle(Settlement::Ack);
                 continue;
             };
-            let failed = held.failed(failure, &self.retry);
-            if matches!(failed, Failed::Again(_)) {
-                self.telemetry.retried();
-            }
-            match (failed, key) {
+            match (self.failed(&mut held, failure), key) {
                 (Failed::Again(pause), Some(key)) => drop(again.insert(key, (pause, vec![held]))),
                 // Without a key nothing waits behind it; a key of its own lets it come again.
                 (Failed::Again(pause), None) => {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -70,7 +71,7 @@ where
     /// What has to stop the consumer; the message was handed back.
     pub(super) async fn handle(&self, mut held: Held) -> Result<()> {
         loop {
-            let value = match self.topic.decode(&held.received().message) {
+            let value = match self.decode(&held) {
                 Ok(value) => value,
                 Err(error) => return self.give_up(held, error, false).await,
             };
@@ -83,13 +84,12 @@ where
                 }
                 Err(failure) => failure,
             };
-            let pause = match held.failed(failure, &self.retry) {
+            let pause = match self.failed(&mut held, failure) {
                 Failed::Again(pause) => pause,
                 Failed::ForGood { error, may_wait } => {
                     return self.give_up(held, error, may_wait).await;
                 }
             };
-            self.telemetry.retried();
             if !self.pause(&held, pause).await {
                 return Ok(());
             }
@@ -122,14 +122,14 @@ where
     /// Calls the handler unless the group has handled the message, and sees that what it published
     /// is confirmed.
     async fn call_once(&self, value: T, context: Context) -> Result<(), Failure> {
-        let handling = async {
+        let handling = pin!(async {
             if self.is_done(&context).await? {
                 return Ok(());
             }
             self.call(value, context.clone()).await?;
             context.confirmed().await?;
             self.done(&context).await
-        };
+        });
         self.telemetry.call(&context, handling).await
     }
 
@@ -149,6 +149,22 @@ where
 }
 
 impl<T, F> Work<T, F> {
+    /// The value of a message.
+    pub(super) fn decode(&self, held: &Held) -> Result<T> {
+        let decoded = self.topic.decode(&held.received().message);
+        decoded.inspect_err(|error| self.telemetry.failed(error.kind()))
+    }
+
+    /// What a failure of the handler means for the message.
+    pub(super) fn failed(&self, held: &mut Held, failure: Failure) -> Failed {
+        self.telemetry.failed(failure.kind());
+        let failed = held.failed(failure, &self.retry);
+        if matches!(failed, Failed::Again(_)) {
+            self.telemetry.retried();
+        }
+        failed
+    }
+
     /// Waits before the next attempt; `false` if there is to be none.
     async fn pause(&self, held: &Held, pause: Duration) -> bool {
         timeout(pause, self.unwanted(held)).await.is_err()

@@ -58,6 +58,11 @@ impl Group {
         }
     }
 
+    /// How many messages of the topic are not settled.
+    pub(super) fn lag(&self, logs: &[Log]) -> u64 {
+        self.shares.iter().zip(logs).map(|(share, log)| share.lag(log)).sum()
+    }
+
     /// Checks that a member wants the order that the group has.
     pub(super) fn check(&self, topic: Name, order: Order, operation: &'static str) -> Result<()> {
         if self.order == order {
@@ -124,7 +129,7 @@ impl Share {
     }
 
     /// How many messages of the log are not settled.
-    pub(super) fn lag(&self, log: &Log) -> u64 {
+    fn lag(&self, log: &Log) -> u64 {
         log.end().saturating_sub(self.fresh) + self.unsettled.unsettled() as u64
     }
 

@@ -87,12 +87,9 @@ impl Memory {
     /// until all is handled.
     pub fn backlog(&self) -> Vec<(Name, Vec<(Name, u64)>)> {
         self.server().with(|state, _| {
-            let lag = |group: &group::Group, topic: &topic::Topic| {
-                let shares = group.shares.iter().zip(&topic.logs);
-                (group.name, shares.map(|(share, log)| share.lag(log)).sum())
+            let groups = |topic: &topic::Topic| {
+                topic.groups.iter().map(|group| (group.name, group.lag(&topic.logs))).collect()
             };
-            let groups =
-                |topic: &topic::Topic| topic.groups.iter().map(|group| lag(group, topic)).collect();
             state.topics.iter().map(|(_, topic)| (topic.name, groups(topic))).collect()
         })
     }
@@ -183,6 +180,15 @@ impl Backend for Memory {
         self.server().with(|state, _| {
             self.connection.check_open("declare_group")?;
             state.declare(topic, group, "declare_group").map(drop)
+        })
+    }
+
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        self.server().with(|state, _| {
+            self.connection.check_open("lag")?;
+            let topic = &state.topics[state.find(topic, "lag")?];
+            let group = topic.group_named(group).map(|place| &topic.groups[place]);
+            Ok(group.map_or(0, |group| group.lag(&topic.logs)))
         })
     }
 

@@ -202,7 +202,7 @@ impl State {
         let mut slowest: Option<(u64, Name, Name)> = None;
         for (_, topic) in &self.topics {
             for group in &topic.groups {
-                let lag = group.shares.iter().zip(&topic.logs).map(|(s, log)| s.lag(log)).sum();
+                let lag = group.lag(&topic.logs);
                 if lag > slowest.map_or(0, |(most, ..)| most) {
                     slowest = Some((lag, group.name, topic.name));
                 }

@@ -1,6 +1,7 @@
 //! Messages on their way in: the spans of handlers, and what is counted of them.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tracing::Span;
@@ -28,8 +29,8 @@ struct Inner {
 
 impl Telemetry {
     pub(crate) fn consuming(&self, topic: Name, group: Name) -> Consuming {
-        let meters = self.consumer(topic, group);
-        Consuming(Arc::new(Inner { system: self.system, topic, group, meters }))
+        let (system, meters) = (self.system(topic), self.consumer(topic, group));
+        Consuming(Arc::new(Inner { system, topic, group, meters }))
     }
 }
 
@@ -40,6 +41,11 @@ impl Consuming {
             self.0.meters.holds(1.0);
             Counted(self.clone())
         })
+    }
+
+    /// A message could not be handled this time.
+    pub(crate) fn failed(&self, kind: ErrorKind) {
+        self.0.meters.failed(error_type(kind));
     }
 
     /// A message failed, and is handled again in place.
@@ -67,15 +73,15 @@ impl Consuming {
     pub(crate) async fn call(
         &self,
         context: &Context,
-        handling: impl Future<Output = Result<(), Failure>>,
+        // A reference, so that the handler's future is not moved once more.
+        handling: Pin<&mut impl Future<Output = Result<(), Failure>>>,
     ) -> Result<(), Failure> {
-        let message = context.message();
         let span = self.span(Some(context));
-        let remote = Remote::of(message);
+        let remote = Remote::of(context.message());
         remote.adopt(&span);
         let started = Started::now();
         let ended = within(&span, &remote, handling).await;
-        self.ended(&span, started, std::slice::from_ref(&ended));
+        self.ended(&span, started, ended.as_ref().err());
         ended
     }
 
@@ -83,7 +89,7 @@ impl Consuming {
     pub(crate) async fn call_batch(
         &self,
         contexts: &[Context],
-        handling: impl Future<Output = Vec<Result<(), Failure>>>,
+        handling: Pin<&mut impl Future<Output = Vec<Result<(), Failure>>>>,
     ) -> Vec<Result<(), Failure>> {
         let span = self.span(None);
         if !span.is_disabled() {
@@ -92,7 +98,7 @@ impl Consuming {
         }
         let started = Started::now();
         let ended = within(&span, &Remote::none(), handling).await;
-        self.ended(&span, started, &ended);
+        self.ended(&span, started, ended.iter().find_map(|ended| ended.as_ref().err()));
         ended
     }
 
@@ -122,12 +128,10 @@ impl Consuming {
         )
     }
 
-    fn ended(&self, span: &Span, started: Started, outcomes: &[Result<(), Failure>]) {
-        let failures = || outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-        let first = failures().next().map(|failure| error_type(failure.kind()));
-        self.0.meters.called(started, first);
-        fail(span, first);
-        failures().for_each(|failure| self.0.meters.failed(error_type(failure.kind())));
+    fn ended(&self, span: &Span, started: Started, failure: Option<&Failure>) {
+        let error = failure.map(|failure| error_type(failure.kind()));
+        self.0.meters.called(started, error);
+        fail(span, error);
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, with_recorder};
 use tokio::time::Instant;
 
+use super::lag::LagWatch;
 use super::names::{self, Kind, Metric};
+use crate::backend::Backend;
 use crate::delivery::Delivery;
 use crate::name::Name;
 
@@ -17,47 +19,60 @@ static METADATA: Metadata<'static> = Metadata::new("anybroker", Level::INFO, Som
 
 /// What a broker tells.
 pub(crate) struct Telemetry {
-    pub(super) system: &'static str,
-    topics: RwLock<HashMap<Name, Arc<PublisherMeters>>>,
+    backend: Arc<dyn Backend>,
+    topics: RwLock<HashMap<Name, PublisherMeters>>,
 }
 
 impl Telemetry {
-    pub(crate) fn new(system: &'static str) -> Self {
-        for metric in names::ALL {
-            let describe = |recorder: &dyn metrics::Recorder| {
-                let (name, unit) = (KeyName::from_const_str(metric.name), Some(metric.unit));
-                match metric.kind {
-                    Kind::Counter => recorder.describe_counter(name, unit, metric.about.into()),
-                    Kind::Gauge => recorder.describe_gauge(name, unit, metric.about.into()),
-                    Kind::Histogram => {
-                        recorder.describe_histogram(name, unit, metric.about.into());
-                    }
-                }
-            };
-            with_recorder(describe);
-        }
-        Self { system, topics: RwLock::default() }
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        names::ALL.into_iter().for_each(describe);
+        Self { backend, topics: RwLock::default() }
     }
 
-    pub(super) fn publisher(&self, topic: Name) -> Arc<PublisherMeters> {
+    pub(super) fn system(&self, topic: Name) -> &'static str {
+        self.backend.system_of(topic)
+    }
+
+    pub(super) fn publisher(&self, topic: Name) -> PublisherMeters {
         let known = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(meters) = known.get(&topic) {
             return meters.clone();
         }
         drop(known);
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(PublisherMeters::new(Labels::new(self.system, topic)));
+        let new = || PublisherMeters::new(Labels::new(self.system(topic), topic));
         topics.entry(topic).or_insert_with(new).clone()
     }
 
     pub(super) fn consumer(&self, topic: Name, group: Name) -> ConsumerMeters {
-        ConsumerMeters::new(Labels::new(self.system, topic).with(names::GROUP, group.as_str()))
+        let labels = Labels::new(self.system(topic), topic).with(names::GROUP, group.as_str());
+        let lag = LagWatch::begin(self.backend.clone(), topic, group, labels.gauge(&names::LAG));
+        ConsumerMeters::new(labels, lag)
     }
 
-    /// A count of what is received, by a group or in a reading.
-    pub(crate) fn received(&self, group: Option<Name>) -> Received {
-        Received { system: self.system, group, topics: Vec::new() }
+    /// A count of what is received of these topics, by a group or in a reading.
+    pub(crate) fn received(&self, group: Option<Name>, topics: &[Name]) -> Received {
+        let counter = |topic: &Name| {
+            let labels = Labels::new(self.system(*topic), *topic).with(names::OPERATION, "receive");
+            let labels = match group {
+                Some(group) => labels.with(names::GROUP, group.as_str()),
+                None => labels,
+            };
+            (*topic, labels.counter(&names::CONSUMED))
+        };
+        Received(topics.iter().map(counter).collect())
     }
+}
+
+fn describe(metric: &Metric) {
+    with_recorder(|recorder| {
+        let (name, unit) = (KeyName::from_const_str(metric.name), Some(metric.unit));
+        match metric.kind {
+            Kind::Counter => recorder.describe_counter(name, unit, metric.about.into()),
+            Kind::Gauge => recorder.describe_gauge(name, unit, metric.about.into()),
+            Kind::Histogram => recorder.describe_histogram(name, unit, metric.about.into()),
+        }
+    });
 }
 
 /// The attributes of a metric.
@@ -75,11 +90,13 @@ impl Labels {
         Self(labels)
     }
 
-    fn failed(&self, error: Option<&'static str>) -> Self {
-        error.map_or_else(|| self.clone(), |error| self.with(names::ERROR, error))
+    fn failed(&self, error: &'static str) -> Self {
+        self.with(names::ERROR, error)
     }
 
     fn key(&self, metric: &Metric) -> Key {
+        let documented = |label: &Label| metric.attributes.contains(&label.key());
+        debug_assert!(self.0.iter().all(documented), "{} with {:?}", metric.name, self.0);
         Key::from_parts(KeyName::from_const_str(metric.name), self.0.clone())
     }
 
@@ -96,8 +113,11 @@ impl Labels {
     }
 }
 
-/// The metrics of publishing to one topic.
-pub(super) struct PublisherMeters {
+/// The metrics of publishing to one topic. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct PublisherMeters(Arc<Publisher>);
+
+struct Publisher {
     sends: Labels,
     durations: Labels,
     sent: Counter,
@@ -109,37 +129,31 @@ impl PublisherMeters {
     fn new(labels: Labels) -> Self {
         let sends = labels.with(names::OPERATION, "send");
         let durations = sends.with(names::OPERATION_TYPE, "send");
-        Self {
+        Self(Arc::new(Publisher {
             sent: sends.counter(&names::SENT),
             duration: durations.histogram(&names::SEND_DURATION),
             in_flight: labels.gauge(&names::PUBLISHING),
             sends,
             durations,
-        }
+        }))
     }
 
     pub(super) fn handed_over(&self) {
-        self.in_flight.increment(1.0);
+        self.0.in_flight.increment(1.0);
     }
 
     /// The broker answered what was handed over.
-    pub(super) fn answered(&self, started: Instant, error: Option<&'static str>) {
-        self.in_flight.decrement(1.0);
+    pub(super) fn answered(&self, error: Option<&'static str>) {
+        self.0.in_flight.decrement(1.0);
         match error {
-            None => self.sent.increment(1),
-            Some(_) => self.sends.failed(error).counter(&names::SENT).increment(1),
+            None => self.0.sent.increment(1),
+            Some(error) => self.0.sends.failed(error).counter(&names::SENT).increment(1),
         }
-        self.ended(started, error);
     }
 
-    pub(super) fn ended(&self, started: Instant, error: Option<&'static str>) {
-        let seconds = started.elapsed().as_secs_f64();
-        match error {
-            None => self.duration.record(seconds),
-            Some(_) => {
-                self.durations.failed(error).histogram(&names::SEND_DURATION).record(seconds);
-            }
-        }
+    pub(super) fn ended(&self, started: Started, error: Option<&'static str>) {
+        let labels = &self.0.durations;
+        started.record(&self.0.duration, labels, &names::SEND_DURATION, error);
     }
 }
 
@@ -149,16 +163,18 @@ pub(super) struct ConsumerMeters {
     calls: Labels,
     duration: Histogram,
     in_flight: Gauge,
+    _lag: LagWatch,
 }
 
 impl ConsumerMeters {
-    fn new(labels: Labels) -> Self {
+    fn new(labels: Labels, lag: LagWatch) -> Self {
         let calls = labels.with(names::OPERATION, "process");
         Self {
             duration: calls.histogram(&names::PROCESS_DURATION),
             in_flight: labels.gauge(&names::HELD),
             labels,
             calls,
+            _lag: lag,
         }
     }
 
@@ -167,17 +183,11 @@ impl ConsumerMeters {
     }
 
     pub(super) fn called(&self, started: Started, error: Option<&'static str>) {
-        let seconds = started.0.elapsed().as_secs_f64();
-        match error {
-            None => self.duration.record(seconds),
-            Some(_) => {
-                self.calls.failed(error).histogram(&names::PROCESS_DURATION).record(seconds);
-            }
-        }
+        started.record(&self.duration, &self.calls, &names::PROCESS_DURATION, error);
     }
 
     pub(super) fn failed(&self, error: &'static str) {
-        self.labels.failed(Some(error)).counter(&names::FAILURES).increment(1);
+        self.labels.failed(error).counter(&names::FAILURES).increment(1);
     }
 
     pub(super) fn retried(&self, kind: &'static str) {
@@ -185,15 +195,15 @@ impl ConsumerMeters {
     }
 
     pub(super) fn dead_lettered(&self, error: &'static str) {
-        self.labels.failed(Some(error)).counter(&names::DEAD_LETTERS).increment(1);
+        self.labels.failed(error).counter(&names::DEAD_LETTERS).increment(1);
     }
 
     pub(super) fn discarded(&self, error: &'static str) {
-        self.labels.failed(Some(error)).counter(&names::DISCARDS).increment(1);
+        self.labels.failed(error).counter(&names::DISCARDS).increment(1);
     }
 }
 
-/// When a handler was called.
+/// When something began whose duration is recorded.
 #[derive(Clone, Copy)]
 pub(super) struct Started(Instant);
 
@@ -201,35 +211,37 @@ impl Started {
     pub(super) fn now() -> Self {
         Self(Instant::now())
     }
-}
 
-/// Counts what one subscription receives.
-pub(crate) struct Received {
-    system: &'static str,
-    group: Option<Name>,
-    /// Few, mostly one.
-    topics: Vec<(Name, Counter)>,
-}
-
-impl Received {
-    pub(crate) fn count(&mut self, batch: &[Delivery]) {
-        let topic = |delivery: &Delivery| delivery.received().topic;
-        for run in batch.chunk_by(|a, b| topic(a) == topic(b)) {
-            self.counter(topic(&run[0])).increment(run.len() as u64);
-        }
+    pub(super) fn at(time: Instant) -> Self {
+        Self(time)
     }
 
-    fn counter(&mut self, topic: Name) -> &Counter {
-        let known = self.topics.iter().position(|(name, _)| *name == topic);
-        let place = known.unwrap_or_else(|| {
-            let labels = Labels::new(self.system, topic).with(names::OPERATION, "receive");
-            let labels = match self.group {
-                Some(group) => labels.with(names::GROUP, group.as_str()),
-                None => labels,
-            };
-            self.topics.push((topic, labels.counter(&names::CONSUMED)));
-            self.topics.len() - 1
-        });
-        &self.topics[place].1
+    /// Records how long it took, in `good` unless it failed.
+    fn record(
+        self,
+        good: &Histogram,
+        labels: &Labels,
+        metric: &Metric,
+        error: Option<&'static str>,
+    ) {
+        let seconds = self.0.elapsed().as_secs_f64();
+        match error {
+            None => good.record(seconds),
+            Some(error) => labels.failed(error).histogram(metric).record(seconds),
+        }
+    }
+}
+
+/// Counts what one subscription receives, of each of its topics.
+pub(crate) struct Received(Vec<(Name, Counter)>);
+
+impl Received {
+    pub(crate) fn count(&self, batch: &[Delivery]) {
+        let topic = |delivery: &Delivery| delivery.received().topic;
+        for run in batch.chunk_by(|a, b| topic(a) == topic(b)) {
+            if let Some((_, counter)) = self.0.iter().find(|(name, _)| *name == topic(&run[0])) {
+                counter.increment(run.len() as u64);
+            }
+        }
     }
 }

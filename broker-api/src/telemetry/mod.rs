@@ -12,6 +12,8 @@
 
 mod consuming;
 #[cfg(feature = "metrics")]
+mod lag;
+#[cfg(feature = "metrics")]
 mod metered;
 #[cfg(feature = "metrics")]
 mod names;

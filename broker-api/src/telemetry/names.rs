@@ -23,8 +23,8 @@ pub(super) struct Metric {
     pub(super) kind: Kind,
     pub(super) unit: Unit,
     pub(super) about: &'static str,
-    /// The attributes it may have; `error.type` only where something failed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the documentation, which is tested"))]
+    /// The attributes it may have: `error.type` only where something failed, the group not in a
+    /// reading, which has none.
     pub(super) attributes: &'static [&'static str],
 }
 
@@ -72,7 +72,7 @@ pub(super) static FAILURES: Metric = Metric {
     name: "anybroker.consumer.failures",
     kind: Kind::Counter,
     unit: Unit::Count,
-    about: "Messages that a handler's call failed for, each time",
+    about: "Messages that could not be handled, each time: every attempt that failed",
     attributes: &[SYSTEM, DESTINATION, GROUP, ERROR],
 };
 
@@ -108,7 +108,15 @@ pub(super) static HELD: Metric = Metric {
     attributes: &[SYSTEM, DESTINATION, GROUP],
 };
 
-pub(super) static ALL: [&Metric; 10] = [
+pub(super) static LAG: Metric = Metric {
+    name: "anybroker.consumer.lag",
+    kind: Kind::Gauge,
+    unit: Unit::Count,
+    about: "Messages of the topic that the whole group has not settled, asked every 15 s",
+    attributes: &[SYSTEM, DESTINATION, GROUP],
+};
+
+pub(super) static ALL: [&Metric; 11] = [
     &SENT,
     &SEND_DURATION,
     &PUBLISHING,
@@ -119,4 +127,5 @@ pub(super) static ALL: [&Metric; 10] = [
     &DEAD_LETTERS,
     &DISCARDS,
     &HELD,
+    &LAG,
 ];

@@ -6,6 +6,7 @@
 use std::future::Future;
 
 use futures_util::future::Either;
+use opentelemetry::Context;
 use opentelemetry::trace::{
     FutureExt, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
 };
@@ -51,21 +52,22 @@ impl Remote {
         }
     }
 
-    fn context(&self) -> Option<opentelemetry::Context> {
+    fn context(&self) -> Option<Context> {
         let remote = self.0.clone()?;
-        Some(opentelemetry::Context::new().with_remote_span_context(remote))
+        Some(Context::new().with_remote_span_context(remote))
     }
 }
 
 /// Writes the trace into the headers, unless they have one or there is no room for it: the span's,
 /// or where nobody listens to our spans the one that is current.
-pub(super) fn inject(span: &Span, message: &mut Message) {
+pub(super) fn inject(span: Option<&Span>, message: &mut Message) {
     if message.headers().get(TRACEPARENT).is_some() {
         return;
     }
-    let context = [span.context(), opentelemetry::Context::current(), Span::current().context()]
-        .into_iter()
-        .find(|context| context.span().span_context().is_valid());
+    let valid = |context: &Context| context.span().span_context().is_valid();
+    let context = span.map(Span::context).filter(valid);
+    let context = context.or_else(|| Some(Context::current()).filter(valid));
+    let context = context.or_else(|| Some(Span::current().context()).filter(valid));
     if let Some(context) = context {
         write(context.span().span_context(), message);
     }

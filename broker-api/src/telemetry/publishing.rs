@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::{Empty, display};
 
-use super::meters::{PublisherMeters, Telemetry};
+use super::meters::{PublisherMeters, Started, Telemetry};
 use super::propagation::{Remote, inject};
 use super::{SPAN_TARGET, error_type};
 use crate::backend::Receipt;
@@ -12,29 +12,25 @@ use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::name::Name;
 
-#[cfg(feature = "metrics")]
-type Meters = std::sync::Arc<PublisherMeters>;
-#[cfg(not(feature = "metrics"))]
-type Meters = PublisherMeters;
-
 /// A publish that has begun and has no answer yet.
 pub(crate) struct Sending {
-    span: Span,
-    meters: Meters,
-    started: Instant,
+    /// `None` where nobody listens; boxed, because every message in flight has the room for it.
+    span: Option<Box<Span>>,
+    meters: PublisherMeters,
+    started: Started,
 }
 
 impl Telemetry {
-    /// A publish begins. A message that belongs to a trace already, as one that is moved on by a
-    /// consumer does, continues that one; any other the trace that is current here.
-    pub(crate) fn sending(&self, topic: Name, message: Option<&Message>, now: Instant) -> Sending {
+    /// A publish has begun, at this time. A message that belongs to a trace already, as one that is
+    /// moved on by a consumer does, continues that one; any other the trace that is current here.
+    pub(crate) fn sending(&self, topic: Name, message: Option<&Message>, at: Instant) -> Sending {
         let span = tracing::debug_span!(
             target: SPAN_TARGET,
             "send",
             otel.name = format_args!("send {topic}"),
             otel.kind = "producer",
             otel.status_code = Empty,
-            messaging.system = self.system,
+            messaging.system = self.system(topic),
             messaging.operation.name = "send",
             messaging.operation.type = "send",
             messaging.destination.name = topic.as_str(),
@@ -44,24 +40,27 @@ impl Telemetry {
             messaging.kafka.offset = Empty,
             error.type = Empty,
         );
-        if let Some(message) = message.filter(|_| !span.is_disabled()) {
-            Remote::of(message).adopt(&span);
+        let span = (!span.is_disabled()).then(|| Box::new(span));
+        if let (Some(span), Some(message)) = (&span, message) {
+            Remote::of(message).adopt(span);
         }
-        Sending { span, meters: self.publisher(topic), started: now }
+        Sending { span, meters: self.publisher(topic), started: Started::at(at) }
     }
 }
 
 impl Sending {
     /// Has the message carry on the trace, unless it belongs to one.
     pub(crate) fn inject(&self, message: &mut Message) {
-        inject(&self.span, message);
+        inject(self.span.as_deref(), message);
     }
 
     /// It is sent somewhere else than was asked for.
     pub(crate) fn goes_to(&mut self, topic: Name, telemetry: &Telemetry) {
         self.meters = telemetry.publisher(topic);
-        self.span.record("otel.name", display(format_args!("send {topic}")));
-        self.span.record("messaging.destination.name", topic.as_str());
+        if let Some(span) = &self.span {
+            span.record("otel.name", display(format_args!("send {topic}")));
+            span.record("messaging.destination.name", topic.as_str());
+        }
     }
 
     /// Nothing was sent.
@@ -72,29 +71,29 @@ impl Sending {
     /// The message is now the backend's.
     pub(crate) fn handed_over(&self, message: &Message) {
         self.meters.handed_over();
-        if let Some(id) = message.id().filter(|_| !self.span.is_disabled()) {
-            self.span.record("messaging.message.id", display(id));
+        if let (Some(span), Some(id)) = (&self.span, message.id()) {
+            span.record("messaging.message.id", display(id));
         }
     }
 
-    /// The broker answered.
+    /// The broker answered what was handed over.
     pub(crate) fn answered(self, result: &Result<Receipt>) {
-        if let Ok(receipt) = result
-            && !self.span.is_disabled()
-        {
-            self.span.record("messaging.destination.partition.id", display(receipt.partition));
+        let error = result.as_ref().err().map(|error| error_type(error.kind()));
+        self.meters.answered(error);
+        if let (Some(span), Ok(receipt)) = (&self.span, result) {
+            span.record("messaging.destination.partition.id", display(receipt.partition));
             if let Some(offset) = receipt.offset {
-                self.span.record("messaging.kafka.offset", offset as i64);
+                span.record("messaging.kafka.offset", offset as i64);
             }
         }
-        let error = result.as_ref().err().map(|error| error_type(error.kind()));
-        self.meters.answered(self.started, error);
-        fail(&self.span, error);
+        self.ended(error);
     }
 
     fn ended(self, error: Option<&'static str>) {
         self.meters.ended(self.started, error);
-        fail(&self.span, error);
+        if let Some(span) = &self.span {
+            fail(span, error);
+        }
     }
 }
 

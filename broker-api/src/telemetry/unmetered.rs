@@ -1,17 +1,24 @@
 //! What `metered.rs` does, without the feature `metrics`: nothing.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
+use crate::backend::Backend;
 use crate::delivery::Delivery;
 use crate::name::Name;
 
 pub(crate) struct Telemetry {
-    pub(super) system: &'static str,
+    backend: Arc<dyn Backend>,
 }
 
 impl Telemetry {
-    pub(crate) fn new(system: &'static str) -> Self {
-        Self { system }
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend }
+    }
+
+    pub(super) fn system(&self, topic: Name) -> &'static str {
+        self.backend.system_of(topic)
     }
 
     pub(super) fn publisher(&self, _: Name) -> PublisherMeters {
@@ -22,7 +29,7 @@ impl Telemetry {
         ConsumerMeters
     }
 
-    pub(crate) fn received(&self, _: Option<Name>) -> Received {
+    pub(crate) fn received(&self, _: Option<Name>, _: &[Name]) -> Received {
         Received
     }
 }
@@ -31,8 +38,8 @@ pub(super) struct PublisherMeters;
 
 impl PublisherMeters {
     pub(super) fn handed_over(&self) {}
-    pub(super) fn answered(&self, _: Instant, _: Option<&'static str>) {}
-    pub(super) fn ended(&self, _: Instant, _: Option<&'static str>) {}
+    pub(super) fn answered(&self, _: Option<&'static str>) {}
+    pub(super) fn ended(&self, _: Started, _: Option<&'static str>) {}
 }
 
 pub(super) struct ConsumerMeters;
@@ -53,10 +60,14 @@ impl Started {
     pub(super) fn now() -> Self {
         Self
     }
+
+    pub(super) fn at(_: Instant) -> Self {
+        Self
+    }
 }
 
 pub(crate) struct Received;
 
 impl Received {
-    pub(crate) fn count(&mut self, _: &[Delivery]) {}
+    pub(crate) fn count(&self, _: &[Delivery]) {}
 }

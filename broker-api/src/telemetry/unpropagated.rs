@@ -21,7 +21,7 @@ impl Remote {
     pub(super) fn link(&self, _: &Span) {}
 }
 
-pub(super) fn inject(_: &Span, _: &mut Message) {}
+pub(super) fn inject(_: Option<&Span>, _: &mut Message) {}
 
 pub(super) fn within<F: Future>(
     span: &Span,

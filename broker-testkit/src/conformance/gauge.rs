@@ -45,6 +45,10 @@ impl Backend for Gauge {
         self.inner.system()
     }
 
+    fn system_of(&self, topic: Name) -> &'static str {
+        self.inner.system_of(topic)
+    }
+
     fn capabilities(&self, topic: Name) -> Capabilities {
         self.inner.capabilities(topic)
     }
@@ -87,6 +91,10 @@ impl Backend for Gauge {
 
     async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
         self.inner.declare_group(topic, group).await
+    }
+
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        self.inner.lag(topic, group).await
     }
 
     fn health(&self) -> Health {

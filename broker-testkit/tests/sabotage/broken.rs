@@ -169,6 +169,10 @@ impl Backend for Broken {
         self.told(self.inner.declare_group(topic, &self.group(*group)).await)
     }
 
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        self.inner.lag(topic, group).await
+    }
+
     fn health(&self) -> Health {
         let mut health = self.inner.health();
         if self.has(Flaw::AlwaysUp) {
