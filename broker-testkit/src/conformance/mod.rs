@@ -22,8 +22,8 @@
 //! [`Capability`](broker_api::Capability) that the backend says it does not have is reported as
 //! ignored with the backend's reason.
 //!
-//! `BROKER_TESTKIT_RESULTS=path` appends the results to a file, a line of JSON each; see
-//! [`results`].
+//! `BROKER_TESTKIT_RESULTS` names a folder for the results, a file of JSON lines for each broker. A
+//! run of all cases replaces the file, a run of some adds to it; [`Table`] shows them.
 
 mod bench;
 mod case;
@@ -34,10 +34,12 @@ mod gauge;
 mod handling;
 mod inbox;
 mod journal;
-pub mod results;
+mod results;
 mod runner;
+mod table;
 
 pub use case::Case;
 pub use cases::all as cases;
 pub use fixture::{Dress, Fixture, ForeignMessage, Unready};
-pub use runner::{Outcome, check, run, run_subject};
+pub use runner::{Outcome, check, run};
+pub use table::Table;

@@ -1,16 +1,9 @@
-//! The results of runs as lines of JSON, and as a table.
-//!
-//! Where `BROKER_TESTKIT_RESULTS` names a file, every case appends a line to it, from any number
-//! of runs at the same time:
-//!
-//! ```json
-//! {"broker":"kafka","case":"settle::a_dropped_delivery_comes_back","outcome":"passed","seconds":0.4}
-//! ```
+//! What became of each case, as a file of JSON lines for each broker.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,130 +14,92 @@ use super::runner::Outcome;
 /// One line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Line {
-    broker: String,
     case: String,
-    /// `passed`, `ignored` or `failed`.
-    outcome: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    #[serde(flatten)]
+    outcome: Outcome,
     seconds: f64,
 }
 
-/// Appends a result, if a file is asked for.
-pub(super) fn record(
-    broker: &str,
-    case: &Case,
-    outcome: &Outcome,
-    took: Duration,
-) -> Result<(), String> {
-    let Some(path) = std::env::var_os("BROKER_TESTKIT_RESULTS") else { return Ok(()) };
-    let (word, reason) = match outcome {
-        Outcome::Passed => ("passed", None),
-        Outcome::Ignored(why) => ("ignored", Some(why.clone())),
-        Outcome::Failed(text) => ("failed", Some(text.clone())),
-    };
-    let line = Line {
-        broker: broker.to_owned(),
-        case: case.name(),
-        outcome: word.to_owned(),
-        reason,
-        seconds: (took.as_secs_f64() * 1000.0).round() / 1000.0,
-    };
-    let append = || -> std::io::Result<()> {
+/// The file that one broker's results are written to, if any are asked for.
+pub(super) struct Results(Option<PathBuf>);
+
+impl Results {
+    /// Where `BROKER_TESTKIT_RESULTS` names a folder. A run of all cases begins anew, so that
+    /// nothing is left of an older one; a run of some adds to what is there.
+    pub(super) fn begin(broker: &str, all: bool) -> io::Result<Self> {
+        let Some(folder) = std::env::var_os("BROKER_TESTKIT_RESULTS") else {
+            return Ok(Self(None));
+        };
+        let file = file(Path::new(&folder), broker);
+        fs::create_dir_all(&folder)?;
+        match fs::remove_file(&file) {
+            _ if !all => {}
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Self(Some(file)))
+    }
+
+    /// Adds a result.
+    pub(super) fn record(&self, case: &Case, outcome: &Outcome, took: Duration) -> io::Result<()> {
+        let Some(file) = &self.0 else { return Ok(()) };
+        let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+        let line = Line { case: case.name(), outcome: outcome.clone(), seconds };
         let mut line = serde_json::to_string(&line)?;
         line.push('\n');
-        // One write at the end of the file: other processes may be writing too.
-        OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes())
-    };
-    append().map_err(|e| format!("cannot write BROKER_TESTKIT_RESULTS={}: {e}", path.display()))
+        // One write at the end of the file: other cases end at the same time.
+        OpenOptions::new().create(true).append(true).open(file)?.write_all(line.as_bytes())
+    }
 }
 
-/// A table in Markdown from the lines of any number of runs: a row for each case, a column for
-/// each broker, and below it the reasons. The last result of a case on a broker counts.
+/// The last outcome of each case of a broker; none at all if it was not run.
 ///
 /// # Errors
-/// Which line is not one of a result, and why.
-pub fn table(lines: &str) -> Result<String, String> {
-    let mut results: BTreeMap<(String, String), Line> = BTreeMap::new();
-    for (n, text) in lines.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
-        let line: Line =
-            serde_json::from_str(text).map_err(|e| format!("line {} is no result: {e}", n + 1))?;
-        results.insert((line.case.clone(), line.broker.clone()), line);
-    }
-    let brokers: BTreeSet<&str> = results.keys().map(|(_, broker)| broker.as_str()).collect();
-    // In the suite's order; what it does not know any more is left out.
-    let cases = super::cases().map(|case| case.name());
-    let cases = cases.filter(|c| results.keys().any(|(case, _)| case == c));
+/// Those of reading; which line is not one of a result, and why.
+pub(super) fn read(folder: &Path, broker: &str) -> Result<HashMap<String, Outcome>, String> {
+    let file = file(folder, broker);
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(HashMap::new()),
+        read => read.map_err(|error| format!("{}: {error}", file.display()))?,
+    };
+    let line = |(n, line)| {
+        let line: Line = serde_json::from_str(line)
+            .map_err(|error| format!("{}: line {}: {error}", file.display(), n + 1))?;
+        Ok((line.case, line.outcome))
+    };
+    text.lines().enumerate().map(line).collect()
+}
 
-    let mut reasons: Vec<&str> = Vec::new();
-    let mut rows = String::new();
-    let mut subject = String::new();
-    for case in cases {
-        let (about, sentence) = case.split_once("::").unwrap_or(("", &case));
-        let about = if about == subject { "" } else { about };
-        let _ = write!(rows, "| {} | {} |", about.replace('_', " "), sentence.replace('_', " "));
-        if !about.is_empty() {
-            subject = about.to_owned();
-        }
-        for broker in &brokers {
-            let cell = match results.get(&(case.clone(), (*broker).to_owned())) {
-                None => "-".to_owned(),
-                Some(line) if line.outcome == "passed" => "yes".to_owned(),
-                Some(line) if line.outcome == "failed" => "**failed**".to_owned(),
-                Some(line) => {
-                    let reason = line.reason.as_deref().unwrap_or("without a reason");
-                    let known = reasons.iter().position(|r| *r == reason);
-                    let n = known.unwrap_or_else(|| {
-                        reasons.push(reason);
-                        reasons.len() - 1
-                    });
-                    format!("ignored [{}]", n + 1)
-                }
-            };
-            let _ = write!(rows, " {cell} |");
-        }
-        rows.push('\n');
-    }
-    let mut table = String::from("| about | promise |");
-    brokers.iter().for_each(|broker| table.push_str(&format!(" {broker} |")));
-    table.push_str(&format!("\n|---|---|{}\n", "---|".repeat(brokers.len())));
-    table.push_str(&rows);
-    for broker in &brokers {
-        let count = |outcome: &str| {
-            let of_it = |line: &&Line| line.broker == *broker && line.outcome == outcome;
-            results.values().filter(of_it).count()
-        };
-        let (passed, ignored, failed) = (count("passed"), count("ignored"), count("failed"));
-        let _ = write!(table, "\n{broker}: {passed} passed, {ignored} ignored, {failed} failed.\n");
-    }
-    for (n, reason) in reasons.iter().enumerate() {
-        let _ = write!(table, "\n[{}] {}\n", n + 1, reason.replace('\n', " "));
-    }
-    Ok(table)
+/// `kafka (KIP-848)` has the file `kafka-kip-848.jsonl`.
+fn file(folder: &Path, broker: &str) -> PathBuf {
+    let words = broker.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    folder.join(format!("{}.jsonl", words.join("-")))
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
     use super::*;
 
     #[test]
-    fn a_table_has_a_row_for_a_case_a_column_for_a_broker_and_the_reasons() {
-        let case = super::super::cases().next().unwrap().name();
-        let lines = format!(
-            "{{\"broker\":\"b\",\"case\":\"{case}\",\"outcome\":\"failed\",\"seconds\":1.0}}\n\
-             {{\"broker\":\"a\",\"case\":\"{case}\",\"outcome\":\"ignored\",\"reason\":\"it cannot\",\"seconds\":0.1}}\n\
-             {{\"broker\":\"b\",\"case\":\"{case}\",\"outcome\":\"passed\",\"seconds\":1.0}}\n"
-        );
-        let table = table(&lines).unwrap();
-        assert!(table.starts_with("| about | promise | a | b |\n|---|---|---|---|\n"), "{table}");
-        assert!(table.contains("| ignored [1] | yes |"), "{table}");
-        assert!(table.contains("b: 1 passed, 0 ignored, 0 failed."), "{table}");
-        assert!(table.ends_with("[1] it cannot\n"), "{table}");
+    fn the_last_result_of_a_case_counts_and_no_file_is_no_results() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = Results(Some(file(folder.path(), "a (B)")));
+        let case = super::super::cases().next().unwrap();
+        for outcome in [Outcome::Failed("how".into()), Outcome::Passed] {
+            results.record(&case, &outcome, Duration::from_secs(1)).unwrap();
+        }
+        let read_back = read(folder.path(), "a (B)").unwrap();
+        assert_eq!(read_back, [(case.name(), Outcome::Passed)].into());
+        assert_eq!(read(folder.path(), "b").unwrap(), HashMap::new());
     }
 
     #[test]
     fn a_line_that_is_no_result_is_named() {
-        let error = table("\n{}\n").unwrap_err();
-        assert!(error.starts_with("line 2 is no result: missing field"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.jsonl"), "{}\n").unwrap();
+        let error = read(folder.path(), "a").unwrap_err();
+        assert!(error.contains("a.jsonl: line 1: missing field `case`"), "{error}");
     }
 }

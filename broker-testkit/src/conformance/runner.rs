@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use libtest_mimic::{Arguments, Completion, Trial};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
@@ -18,7 +19,7 @@ use super::bench::Bench;
 use super::case::Case;
 use super::fault::{Fault, Verdict};
 use super::fixture::{Fixture, Unready, Why};
-use super::results;
+use super::results::Results;
 
 /// How long the provider may take; a broker may have to be started first.
 const PROVIDE: Duration = Duration::from_secs(180);
@@ -32,7 +33,8 @@ const CASES_PER_CORE: usize = 4;
 type Provide = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Fixture, Unready>>>> + Send + Sync;
 
 /// What became of a case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "lowercase")]
 pub enum Outcome {
     /// The backend keeps the promise.
     Passed,
@@ -49,40 +51,20 @@ where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Fixture, Unready>> + 'static,
 {
-    run_cases(broker, super::cases(), provider)
-}
-
-/// As [`run`], but only the cases of one [subject](Case::subject).
-pub fn run_subject<F, Fut>(broker: &str, subject: &str, provider: F) -> ExitCode
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Fixture, Unready>> + 'static,
-{
-    run_cases(broker, super::cases().filter(|case| case.subject() == subject), provider)
-}
-
-/// Runs one case, and says what became of it. Not to be called within a runtime.
-pub fn check<F, Fut>(case: &Case, provider: F) -> Outcome
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Fixture, Unready>> + 'static,
-{
-    execute(case, &move || Box::pin(provider()))
-}
-
-fn run_cases<F, Fut>(broker: &str, cases: impl Iterator<Item = Case>, provider: F) -> ExitCode
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Fixture, Unready>> + 'static,
-{
     let mut arguments = Arguments::from_args();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores * CASES_PER_CORE);
     let provider: Arc<Provide> = Arc::new(move || Box::pin(provider()));
     let alone = Arc::new(RwLock::new(()));
-    let broker: Arc<str> = broker.into();
+    let results = match begin_results(broker, &arguments) {
+        Ok(results) => Arc::new(results),
+        Err(error) => {
+            eprintln!("no place for the results, see BROKER_TESTKIT_RESULTS: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let trial = |case: Case| {
-        let (provider, alone, broker) = (provider.clone(), alone.clone(), broker.clone());
+        let (provider, alone, results) = (provider.clone(), alone.clone(), results.clone());
         Trial::ignorable_test(case.name(), move || {
             let start = Instant::now();
             let outcome = match case.is_exclusive() {
@@ -95,7 +77,7 @@ where
                     execute(&case, &*provider)
                 }
             };
-            results::record(&broker, &case, &outcome, start.elapsed())?;
+            results.record(&case, &outcome, start.elapsed())?;
             match outcome {
                 Outcome::Passed => Ok(Completion::Completed),
                 Outcome::Ignored(why) => Ok(Completion::ignored_with(why)),
@@ -103,7 +85,21 @@ where
             }
         })
     };
-    libtest_mimic::run(&arguments, cases.map(trial).collect()).exit_code()
+    libtest_mimic::run(&arguments, super::cases().map(trial).collect()).exit_code()
+}
+
+/// Runs one case, and says what became of it. Not to be called within a runtime.
+pub fn check<F, Fut>(case: &Case, provider: F) -> Outcome
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Fixture, Unready>> + 'static,
+{
+    execute(case, &move || Box::pin(provider()))
+}
+
+fn begin_results(broker: &str, arguments: &Arguments) -> std::io::Result<Results> {
+    let some = arguments.list || arguments.filter.is_some() || !arguments.skip.is_empty();
+    Results::begin(broker, !some)
 }
 
 fn execute(case: &Case, provide: &Provide) -> Outcome {
