@@ -3,9 +3,13 @@
 //! - [`conformance`]: the suite that every backend passes, also a stranger's;
 //! - [`brokers`]: real brokers to run it on, found or started;
 //! - [`harness`]: an application under test, on the in-memory broker;
-//! - [`local`]: real brokers as local processes, with handles to break them.
+//! - [`history`]: what clients were told, and a checker that says what is wrong with it;
+//! - [`local`]: real brokers as local processes, with handles to break them;
+//! - [`proxy`]: a network to break.
 
 pub mod brokers;
 pub mod conformance;
 pub mod harness;
+pub mod history;
 pub mod local;
+pub mod proxy;
