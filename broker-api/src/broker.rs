@@ -13,6 +13,7 @@ use crate::health::{ConsumerHealth, Health};
 use crate::message::Message;
 use crate::name::{Name, check_pair};
 use crate::publish::Publish;
+use crate::request::Requests;
 use crate::schedule;
 use crate::spec::{TopicDescription, TopicSpec};
 use crate::subscription::Subscription;
@@ -53,6 +54,8 @@ pub struct Broker {
 }
 
 pub(crate) struct Inner {
+    /// What waits for answers. First, so that its readings are gone before the backend is.
+    pub(crate) requests: Requests,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
     pub(crate) telemetry: Telemetry,
@@ -92,6 +95,7 @@ impl Broker {
         settings.publish_buffer_bytes = settings.publish_buffer_bytes.clamp(1, u32::MAX as usize);
         Self {
             inner: Arc::new(Inner {
+                requests: Requests::default(),
                 telemetry: Telemetry::new(backend.clone()),
                 backend,
                 settings,

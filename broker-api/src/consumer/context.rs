@@ -8,7 +8,7 @@ use crate::delivery::Received;
 use crate::error::Result;
 use crate::message::Message;
 use crate::name::Name;
-use crate::publish::Confirmation;
+use crate::publish::{Confirmation, Publish};
 use crate::topic::Topic;
 
 /// The message a handler was called for, and where it came from.
@@ -66,10 +66,14 @@ impl Context {
     /// # Errors
     /// Those of [`Publish::enqueue`](crate::Publish::enqueue).
     pub async fn publish<T>(&self, topic: Topic<T>, value: &T) -> Result<()> {
+        self.publish_outcome(self.0.broker.publish(topic, value)).await
+    }
+
+    /// Publishes an outcome of this message, as [`Context::publish`] does.
+    pub(crate) async fn publish_outcome(&self, publish: Publish) -> Result<()> {
         let message = self.message();
         let id = || message.id().map(ToString::to_string);
         let conversation = message.correlation_id().map(str::to_owned).or_else(id);
-        let publish = self.0.broker.publish(topic, value);
         let publish = match conversation {
             Some(conversation) => publish.correlation_id(conversation),
             None => publish,

@@ -18,15 +18,15 @@ use crate::broker::Broker;
 use crate::consumer::Membership;
 use crate::dead_letter::headers::History;
 use crate::delivery::Delivery;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::name::Name;
 
 /// How many messages of a topic are held, the next ones of it.
 const PREFETCH: usize = 512;
 
-/// The longest that a message is held unsettled: it is handed back then, and taken again. RabbitMQ
-/// closes the channel of one that is held for half an hour.
+/// The longest that a message is held unsettled where messages wait longer than that: it is handed
+/// back then, and taken again. RabbitMQ closes the channel of one that is held for half an hour.
 const STAY: Duration = Duration::from_secs(600);
 
 /// How long after a message could not be moved on it is tried again.
@@ -58,8 +58,8 @@ struct Waiting {
 /// Why a membership was left.
 enum Left {
     Stopped,
-    /// Something was held for long.
-    ToCome,
+    /// Something was held for long, so everything is handed back to be taken again.
+    Renewing,
 }
 
 impl<'a> Mover<'a> {
@@ -75,7 +75,7 @@ impl<'a> Mover<'a> {
         loop {
             match self.stay(stop.clone()).await? {
                 Left::Stopped => return Ok(()),
-                Left::ToCome => {}
+                Left::Renewing => {}
             }
         }
     }
@@ -107,7 +107,8 @@ impl<'a> Mover<'a> {
                 held_since = None;
             }
             let soon = waiting.peek().map(|Reverse(next)| Instant::now() + clock::left(next.until));
-            let renew = held_since.map(|since: Instant| since + STAY);
+            let may_be_long = self.tier.wait > STAY;
+            let renew = held_since.filter(|_| may_be_long).map(|since: Instant| since + STAY);
             tokio::select! {
                 biased;
                 // An error means that the scheduler is gone, which is the same.
@@ -115,7 +116,7 @@ impl<'a> Mover<'a> {
                 Some(again) = moving.next() => waiting.extend(again.map(Reverse)),
                 () = sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {}
                 () = sleep_until(renew.unwrap_or_else(Instant::now)), if renew.is_some() => {
-                    break Ok(Left::ToCome);
+                    break Ok(Left::Renewing);
                 }
                 batch = membership.next() => match batch {
                     Ok(Some(batch)) => {
@@ -140,7 +141,7 @@ impl<'a> Mover<'a> {
         let closed = membership.close().await;
         match (&left, closed) {
             // What was not flushed comes again.
-            (Ok(Left::ToCome), Err(error)) if error.is_transient() => Ok(Left::ToCome),
+            (Ok(Left::Renewing), Err(error)) if error.is_transient() => Ok(Left::Renewing),
             (_, closed) => left.and_then(|left| closed.map(|()| left)),
         }
     }
@@ -176,7 +177,10 @@ impl<'a> Mover<'a> {
                 self.tell_late(ticket);
                 let message = Ticket::take_off(message.clone());
                 match self.publish(ticket.topic, ticket.partition, message).await {
-                    Err(error) if error.is_permanent() => self.give_up(&waiting, &error).await,
+                    // A broker that is being closed says nothing about the message.
+                    Err(error) if error.is_permanent() && error.kind() != ErrorKind::Closed => {
+                        self.give_up(&waiting, &error).await
+                    }
                     published => published,
                 }
             }
