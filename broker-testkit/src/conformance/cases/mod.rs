@@ -15,8 +15,10 @@ mod order;
 mod outage;
 mod publish;
 mod replay;
+mod request;
 mod retry;
 mod roundtrip;
+mod schedule;
 mod settle;
 mod start;
 mod topics;
@@ -46,6 +48,8 @@ pub fn all() -> impl Iterator<Item = Case> {
         retry::CASES,
         batch::CASES,
         dead_letter::CASES,
+        schedule::CASES,
+        request::CASES,
         // Last, because they wait for all others to end.
         outage::CASES,
     ]

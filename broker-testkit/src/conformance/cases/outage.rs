@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use broker_api::{Broker, Message, Name};
 
+use super::request::a_request_survives_an_outage;
+use super::schedule::a_scheduled_message_survives_an_outage;
 use crate::conformance::bench::Bench;
 use crate::conformance::case::cases;
 use crate::conformance::fault::{Verdict, ensure, ensure_eq};
@@ -19,6 +21,8 @@ cases! { super::OUTAGE;
     what_was_settled_before_closing_stays_settled_after_an_outage,
     a_second_outage_is_survived_as_the_first,
     closing_during_an_outage_ends,
+    a_scheduled_message_survives_an_outage,
+    a_request_survives_an_outage,
 }
 
 /// How long a publish may take here: longer than any broker takes to start.
