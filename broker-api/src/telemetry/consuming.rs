@@ -128,6 +128,11 @@ impl Consuming {
         )
     }
 
+    #[cfg(all(test, feature = "metrics"))]
+    pub(super) fn fields(&self) -> &'static tracing::field::FieldSet {
+        self.span(None).metadata().expect("somebody listens").fields()
+    }
+
     fn ended(&self, span: &Span, started: Started, failure: Option<&Failure>) {
         let error = failure.map(|failure| error_type(failure.kind()));
         self.0.meters.called(started, error);

@@ -20,6 +20,8 @@ mod names;
 #[cfg(feature = "opentelemetry")]
 mod propagated;
 mod publishing;
+#[cfg(all(test, feature = "metrics"))]
+mod reference;
 #[cfg(not(feature = "metrics"))]
 mod unmetered;
 #[cfg(not(feature = "opentelemetry"))]

@@ -89,6 +89,11 @@ impl Sending {
         self.ended(error);
     }
 
+    #[cfg(all(test, feature = "metrics"))]
+    pub(super) fn fields(&self) -> &'static tracing::field::FieldSet {
+        self.span.as_ref().and_then(|span| span.metadata()).expect("somebody listens").fields()
+    }
+
     fn ended(self, error: Option<&'static str>) {
         self.meters.ended(self.started, error);
         if let Some(span) = &self.span {
