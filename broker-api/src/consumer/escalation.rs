@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use super::Unprocessable;
-use crate::backend::{GroupSpec, Order, Subscribe};
+use crate::backend::{GroupSpec, Subscribe};
 use crate::broker::Broker;
 use crate::dead_letter::headers::History;
 use crate::dead_letter::{create_topic, dead_letter_topic, retry_topic};
@@ -18,7 +18,7 @@ use crate::name::Name;
 #[derive(Debug)]
 pub(super) struct Escalation {
     topic: Name,
-    group: Name,
+    group: GroupSpec,
     /// Each delay with its topic.
     delays: Vec<(Duration, Name)>,
     end: End,
@@ -48,12 +48,13 @@ pub(super) enum Next {
 impl Escalation {
     pub(super) fn new(
         topic: Name,
-        group: Name,
+        group: GroupSpec,
         delays: &[Duration],
         unprocessable: Unprocessable,
         dead_letters: Option<Name>,
     ) -> Result<Self> {
-        let delay = |delay: &Duration| Ok((*delay, retry_topic(topic, group, *delay)?));
+        let name = group.name;
+        let delay = |delay: &Duration| Ok((*delay, retry_topic(topic, name, *delay)?));
         Ok(Self {
             topic,
             group,
@@ -64,9 +65,9 @@ impl Escalation {
                 Unprocessable::DeadLetter => End::DeadLetter {
                     topic: match dead_letters {
                         Some(topic) => topic,
-                        None => dead_letter_topic(topic, group)?,
+                        None => dead_letter_topic(topic, name)?,
                     },
-                    redriven: retry_topic(topic, group, Duration::ZERO)?,
+                    redriven: retry_topic(topic, name, Duration::ZERO)?,
                 },
             },
         })
@@ -116,7 +117,7 @@ impl Escalation {
             topic: Some(self.topic.as_str().to_owned()),
             partition: Some(received.partition),
             offset: received.offset,
-            group: Some(self.group.as_str().to_owned()),
+            group: Some(self.group.name.as_str().to_owned()),
             kind: Some(format!("{:?}", error.kind())),
             error: Some(in_words(error)),
             first_failure: history.first_failure.or(Some(now)),
@@ -139,9 +140,10 @@ impl Escalation {
         }
     }
 
-    /// The group as it is in its own retry topics, whose order the due times give.
+    /// The group as it is in its own retry topics: from the oldest message on, wherever it began in
+    /// the topic, and in the same order, because one membership covers both.
     fn own_group(&self) -> GroupSpec {
-        GroupSpec { order: Order::Key, ..GroupSpec::new(self.group) }
+        GroupSpec { order: self.group.order, ..GroupSpec::new(self.group.name) }
     }
 }
 

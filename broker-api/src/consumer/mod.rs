@@ -239,7 +239,7 @@ impl<T: 'static> Consumer<T> {
     }
 
     fn escalation(&self) -> Result<escalation::Escalation> {
-        let group = self.group.as_ref().map_err(|error| self.bad_name(error))?.name;
+        let group = *self.group.as_ref().map_err(|error| self.bad_name(error))?;
         let dead_letters = *self.dead_letters.as_ref().map_err(|error| self.bad_name(error))?;
         let delays = self.retry.delay_list();
         let topic = self.topic.name();

@@ -143,7 +143,8 @@ impl Bench {
 
     /// The connection that the case uses where one is enough.
     pub(crate) async fn broker(&self) -> Result<Broker, Fault> {
-        let connect = async || Ok::<_, Fault>(Broker::new(self.open().await?));
+        let settings = (self.fixture.tamper)(Settings::default());
+        let connect = async || Ok::<_, Fault>(Broker::with_settings(self.open().await?, settings));
         Ok(self.first.get_or_try_init(connect).await?.clone())
     }
 
@@ -154,6 +155,7 @@ impl Bench {
     }
 
     pub(crate) async fn connect_with(&self, settings: Settings) -> Result<Broker, Fault> {
+        let settings = (self.fixture.tamper)(settings);
         Ok(Broker::with_settings(self.backend().await?, settings))
     }
 

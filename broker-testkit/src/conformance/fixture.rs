@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Backend, BoxError, Name, Result};
+use broker_api::{Backend, BoxError, Name, Result, Settings};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Connect = Box<dyn Fn() -> BoxFuture<Result<Arc<dyn Backend>>> + Send + Sync>;
@@ -26,6 +26,7 @@ pub struct Fixture {
     pub(crate) outage: std::result::Result<Outage, String>,
     pub(crate) foreign: Option<Publish>,
     pub(crate) patience: Duration,
+    pub(crate) tamper: fn(Settings) -> Settings,
 }
 
 pub(crate) struct Outage {
@@ -52,6 +53,7 @@ impl Fixture {
             outage: Err(NO_OUTAGE.to_owned()),
             foreign: None,
             patience: PATIENCE,
+            tamper: |settings| settings,
         }
     }
 
@@ -103,6 +105,14 @@ impl Fixture {
     /// contract never makes a case wait that long.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Changes the settings that a case asks for behind its back. Only for the tests of the suite
+    /// itself: a consumer that ignores a setting has to fail the case made for it.
+    #[doc(hidden)]
+    pub fn tamper(mut self, tamper: fn(Settings) -> Settings) -> Self {
+        self.tamper = tamper;
         self
     }
 }

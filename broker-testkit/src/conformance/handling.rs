@@ -33,9 +33,19 @@ impl Bench {
             drop(stop);
             done?
         };
-        let (ran, done) = tokio::join!(running, done);
-        done?;
-        Ok(ran?)
+        tokio::pin!(running, done);
+        tokio::select! {
+            ended = &mut running => {
+                // Its error, and not what could then not happen any more.
+                ended?;
+                done.await
+            }
+            waited = &mut done => {
+                let ran = running.await;
+                waited?;
+                Ok(ran?)
+            }
+        }
     }
 
     /// Waits until there are so many dead letters in a topic, and gives them.
@@ -106,10 +116,16 @@ impl Seen {
 
     /// Waits until there are so many.
     pub(crate) async fn count(&self, count: usize) -> Verdict {
+        self.until(|seen| seen.len() >= count).await;
+        Ok(())
+    }
+
+    /// Waits until this holds of them.
+    pub(crate) async fn until(&self, holds: impl Fn(&[String]) -> bool) {
         loop {
             let more = self.more.notified();
-            if self.all().len() >= count {
-                return Ok(());
+            if holds(&self.all()) {
+                return;
             }
             more.await;
         }

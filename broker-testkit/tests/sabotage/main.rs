@@ -1,6 +1,8 @@
-//! Tests of the suite itself: a backend that is broken on purpose fails the case made for that.
+//! Tests of the suite itself: a backend that is broken on purpose fails the case made for that, and
+//! so does a consuming runtime.
 
 mod broken;
+mod runtime;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,14 +1,14 @@
-//! What cannot be handled ends in the dead-letter topic, and comes back from there.
+//! What cannot be handled ends in the dead-letter topic.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use broker_api::dead_letter::{Filter, Pace};
-use broker_api::{Broker, Consumer, GroupSpec, Message, Name, Permanent, Retry, Topic};
+use broker_api::dead_letter::Filter;
+use broker_api::{Broker, Consumer, Message, Name, Permanent, Read, Retry, Topic, TopicSpec};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
 
 use super::super::bench::Bench;
 use super::super::case::cases;
-use super::super::fault::{Fault, Verdict, ensure, ensure_eq};
-use super::super::handling::Seen;
+use super::super::fault::{Fault, Verdict, ensure, ensure_eq, ensure_kind};
+use super::super::handling::{Seen, stopper};
 use super::super::inbox::text;
 
 cases! { "dead_letter";
@@ -16,18 +16,17 @@ cases! { "dead_letter";
     what_fails_for_good_goes_there_at_the_first_attempt,
     what_fails_every_attempt_goes_there_with_the_number_of_attempts,
     payload_key_and_headers_are_kept_and_the_origin_is_told,
+    what_is_invalid_goes_there_with_the_paths_of_its_fields,
+    the_names_of_the_added_headers_are_the_same_everywhere,
     the_original_is_settled_once_the_dead_letter_is_stored,
+    what_cannot_be_stored_there_is_not_settled,
     several_topics_can_share_one,
-    redriving_reaches_the_group_that_failed_and_no_other,
-    what_fails_again_after_a_redrive_is_a_new_dead_letter_with_its_history,
-    what_was_redriven_or_discarded_is_off_the_list,
-    a_filter_picks_by_topic_key_and_kind,
 }
 
 const NUMBERS: Topic<u32> = Topic::unchecked("numbers");
 
 /// A topic of numbers with one partition, and a group of it.
-async fn numbers(bench: &Bench) -> Result<(Topic<u32>, Name, Name), Fault> {
+pub(super) async fn numbers(bench: &Bench) -> Result<(Topic<u32>, Name, Name), Fault> {
     bench.require_replay().await?;
     let topic = NUMBERS.named(bench.topic("numbers", 1).await?);
     let group = bench.declared(topic.name(), "group").await?;
@@ -37,7 +36,7 @@ async fn numbers(bench: &Bench) -> Result<(Topic<u32>, Name, Name), Fault> {
     Ok((topic, group, letters))
 }
 
-fn consumer(broker: &Broker, topic: Topic<u32>, group: Name) -> Consumer<u32> {
+pub(super) fn consumer(broker: &Broker, topic: Topic<u32>, group: Name) -> Consumer<u32> {
     broker.consumer(topic, group.as_str()).retry(Retry::none())
 }
 
@@ -124,6 +123,61 @@ async fn payload_key_and_headers_are_kept_and_the_origin_is_told(bench: &Bench) 
     Ok(())
 }
 
+#[derive(Deserialize, Serialize, Validate)]
+struct Person {
+    #[garde(length(min = 1))]
+    name: String,
+    #[garde(range(max = 150))]
+    age: u32,
+}
+
+const PEOPLE: Topic<Person> = Topic::new("people");
+
+async fn what_is_invalid_goes_there_with_the_paths_of_its_fields(bench: &Bench) -> Verdict {
+    let (topic, group, letters) = numbers(bench).await?;
+    let broker = bench.broker().await?;
+    bench.publish(topic.name(), 0, [r#"{"name":"","age":200}"#]).await?;
+    let people = PEOPLE.named(topic.name());
+    let consumer = broker.consumer(people, group.as_str()).retry(Retry::forever());
+    let arrived = async { bench.dead_letters(&broker, letters, 1).await.map(drop) };
+    bench.consume(consumer, async |_, _| Ok(()), arrived).await?;
+    let letter = &bench.dead_letters(&broker, letters, 1).await?[0];
+    ensure_eq!((letter.attempts, letter.kind.as_deref()), (0, Some("Invalid")), "{letter:?}");
+    let error = letter.error.as_deref().unwrap_or_default();
+    let paths = ["name: ", "age: "].map(|path| error.contains(path));
+    ensure_eq!(paths, [true, true], "whether the paths name and age are in: {error}");
+    Ok(())
+}
+
+async fn the_names_of_the_added_headers_are_the_same_everywhere(bench: &Bench) -> Verdict {
+    let (topic, group, letters) = numbers(bench).await?;
+    let broker = bench.broker().await?;
+    let message = Message::new("7").with_header("own", "1");
+    broker.publish_message(topic.name(), message).await?;
+    let arrived = async { bench.dead_letters(&broker, letters, 1).await.map(drop) };
+    let handler = async |_, _| Err("no").permanent();
+    bench.consume(consumer(&broker, topic, group), handler, arrived).await?;
+    let raw = bench.read(Read::new(letters)).await?.rest().await?.remove(0);
+    let mut names: Vec<_> = raw.message.headers().iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    // Not every broker has offsets.
+    names.retain(|name| *name != "x-broker-original-offset");
+    let wanted = [
+        "own",
+        "x-broker-attempts",
+        "x-broker-dead-letter-id",
+        "x-broker-error-kind",
+        "x-broker-error-message",
+        "x-broker-first-failure-ms",
+        "x-broker-group",
+        "x-broker-last-failure-ms",
+        "x-broker-original-partition",
+        "x-broker-original-topic",
+    ];
+    ensure_eq!(names, wanted, "the names of the headers");
+    Ok(())
+}
+
 async fn the_original_is_settled_once_the_dead_letter_is_stored(bench: &Bench) -> Verdict {
     let (topic, group, letters) = numbers(bench).await?;
     let broker = bench.broker().await?;
@@ -133,6 +187,27 @@ async fn the_original_is_settled_once_the_dead_letter_is_stored(bench: &Bench) -
     bench.mark(topic.name(), 1).await?;
     let rest = bench.join(topic.name(), group).await?.texts_before_markers(1).await?;
     ensure!(rest.is_empty(), "it came again although it is in the dead letters: {rest:?}");
+    Ok(())
+}
+
+async fn what_cannot_be_stored_there_is_not_settled(bench: &Bench) -> Verdict {
+    let (topic, group, _) = numbers(bench).await?;
+    let broker = bench.broker().await?;
+    // The added headers alone are more than this.
+    let small = TopicSpec::new(bench.name("small")?).partitions(1).max_message_bytes(200);
+    bench.create(&small).await?;
+    bench.publish(topic.name(), 0, ["bad", "7"]).await?;
+    let (stop, stopped) = stopper();
+    let handler = async |_, _| {
+        stop.now();
+        Ok(())
+    };
+    let consumer = consumer(&broker, topic, group).dead_letter_topic(small.name.as_str());
+    let running = consumer.until(stopped).run(handler);
+    let ran = bench.within("the end of the consumer", running).await?;
+    ensure_kind!(ran, TooLarge, "a consumer that cannot store a dead letter");
+    let left = bench.join(topic.name(), group).await?.handle(2).await?;
+    ensure_eq!(left, ["bad", "7"], "what is left");
     Ok(())
 }
 
@@ -150,110 +225,5 @@ async fn several_topics_can_share_one(bench: &Bench) -> Verdict {
         let own = broker.dead_letters(shared).list(&filter).await?;
         ensure_eq!(own.len(), 1, "dead letters of one of the topics");
     }
-    Ok(())
-}
-
-async fn redriving_reaches_the_group_that_failed_and_no_other(bench: &Bench) -> Verdict {
-    let (topic, group, letters) = numbers(bench).await?;
-    let other = bench.group("other")?;
-    let broker = bench.broker().await?;
-    broker.declare_group(topic.name(), &GroupSpec::new(other)).await?;
-    bench.publish(topic.name(), 0, ["7"]).await?;
-
-    let mended = AtomicBool::new(false);
-    let seen = Seen::default();
-    let handler = async |number: u32, context: broker_api::Context| {
-        if !mended.load(Ordering::SeqCst) {
-            return Err("not mended").permanent();
-        }
-        seen.add(format!("{number} at attempt {}", context.attempt()));
-        Ok(())
-    };
-    let redriven = async {
-        bench.dead_letters(&broker, letters, 1).await?;
-        mended.store(true, Ordering::SeqCst);
-        let redriven =
-            broker.dead_letters(letters).redrive(&Filter::default(), Pace::PerSecond(100)).await?;
-        ensure_eq!(redriven.len(), 1, "redriven dead letters");
-        seen.count(1).await
-    };
-    bench.consume(consumer(&broker, topic, group), handler, redriven).await?;
-    ensure_eq!(seen.all(), ["7 at attempt 2"], "what the failed group handled");
-
-    bench.mark(topic.name(), 1).await?;
-    let others = bench.join(topic.name(), other).await?.texts_before_markers(1).await?;
-    ensure_eq!(others, ["7"], "what the other group got, in all");
-    Ok(())
-}
-
-async fn what_fails_again_after_a_redrive_is_a_new_dead_letter_with_its_history(
-    bench: &Bench,
-) -> Verdict {
-    let (topic, group, letters) = numbers(bench).await?;
-    let broker = bench.broker().await?;
-    bench.publish(topic.name(), 0, ["7"]).await?;
-    let again = async {
-        let first = bench.dead_letters(&broker, letters, 1).await?.remove(0);
-        broker.dead_letters(letters).redrive(&Filter::default(), Pace::Unlimited).await?;
-        loop {
-            let second = bench.dead_letters(&broker, letters, 1).await?.remove(0);
-            if second.id != first.id {
-                ensure_eq!((first.redrives, second.redrives), (0, 1), "redrives");
-                ensure_eq!((first.attempts, second.attempts), (1, 2), "attempts");
-                ensure_eq!(second.first_failure, first.first_failure, "the first failure");
-                ensure_eq!(second.message.id(), first.message.id(), "the message's id");
-                ensure_eq!(second.topic, first.topic, "the original topic");
-                return Ok(());
-            }
-        }
-    };
-    let handler = async |_, _| Err("still not").permanent();
-    bench.consume(consumer(&broker, topic, group), handler, again).await
-}
-
-async fn what_was_redriven_or_discarded_is_off_the_list(bench: &Bench) -> Verdict {
-    let (topic, group, letters) = numbers(bench).await?;
-    let broker = bench.broker().await?;
-    bench.publish(topic.name(), 0, ["one", "two", "three"]).await?;
-    let arrived = async { bench.dead_letters(&broker, letters, 3).await.map(drop) };
-    bench.consume(consumer(&broker, topic, group), async |_, _| Ok(()), arrived).await?;
-
-    let all = bench.dead_letters(&broker, letters, 3).await?;
-    let only = |n: usize| Filter { ids: Some([all[n].id.clone()].into()), ..Filter::default() };
-    let left = async || -> Result<Vec<String>, Fault> {
-        let left = broker.dead_letters(letters).list(&Filter::default()).await?;
-        Ok(left.iter().map(|letter| text(&letter.message)).collect())
-    };
-    broker.dead_letters(letters).redrive(&only(1), Pace::Unlimited).await?;
-    ensure_eq!(left().await?, ["one", "three"], "after the redrive of one");
-    broker.dead_letters(letters).discard(&only(0)).await?;
-    ensure_eq!(left().await?, ["three"], "after the discard of one");
-    let again = broker.dead_letters(letters).redrive(&only(1), Pace::Unlimited).await?;
-    ensure!(again.is_empty(), "a dead letter was redriven twice: {again:?}");
-    Ok(())
-}
-
-async fn a_filter_picks_by_topic_key_and_kind(bench: &Bench) -> Verdict {
-    let (topic, group, letters) = numbers(bench).await?;
-    let broker = bench.broker().await?;
-    for (payload, key) in [("bad", "a"), ("1", "b")] {
-        let message = Message::new(payload).with_key(key);
-        broker.publish_message(topic.name(), message).await?;
-    }
-    let arrived = async { bench.dead_letters(&broker, letters, 2).await.map(drop) };
-    let handler = async |_, _| Err("no").permanent();
-    bench.consume(consumer(&broker, topic, group), handler, arrived).await?;
-
-    let list = async |filter: Filter| -> Result<Vec<String>, Fault> {
-        let letters = broker.dead_letters(letters).list(&filter).await?;
-        Ok(letters.iter().map(|letter| text(&letter.message)).collect())
-    };
-    let any = Filter::default;
-    ensure_eq!(list(Filter { key: Some(b"b".into()), ..any() }).await?, ["1"], "by key");
-    ensure_eq!(list(Filter { kind: Some("Codec".into()), ..any() }).await?, ["bad"], "by kind");
-    let elsewhere = Filter { topic: Some("elsewhere".into()), ..any() };
-    ensure!(list(elsewhere).await?.is_empty(), "by a topic that none is of");
-    let later = Filter { since: Some(std::time::SystemTime::now()), ..any() };
-    ensure!(list(later).await?.is_empty(), "by a time after all");
     Ok(())
 }

@@ -5,15 +5,18 @@ use super::case::Case;
 mod backpressure;
 mod batch;
 mod close;
+mod concurrency;
 mod dead_letter;
 mod errors;
 mod foreign;
 mod groups;
+mod handler;
 mod health;
 mod many;
 mod order;
 mod outage;
 mod publish;
+mod redrive;
 mod replay;
 mod request;
 mod retry;
@@ -21,6 +24,7 @@ mod roundtrip;
 mod schedule;
 mod settle;
 mod start;
+mod stop;
 mod topics;
 mod typed;
 
@@ -45,9 +49,13 @@ pub fn all() -> impl Iterator<Item = Case> {
         close::CASES,
         many::CASES,
         foreign::CASES,
+        handler::CASES,
+        concurrency::CASES,
         retry::CASES,
         batch::CASES,
         dead_letter::CASES,
+        redrive::CASES,
+        stop::CASES,
         schedule::CASES,
         request::CASES,
         // Last, because they wait for all others to end.

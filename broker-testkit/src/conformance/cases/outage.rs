@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use broker_api::{Broker, Message, Name};
+use broker_api::{Broker, Bytes, Context, Message, Name, Retry};
 
 use super::request::a_request_survives_an_outage;
 use super::schedule::a_scheduled_message_survives_an_outage;
 use crate::conformance::bench::Bench;
 use crate::conformance::case::cases;
 use crate::conformance::fault::{Verdict, ensure, ensure_eq};
+use crate::conformance::handling::Seen;
 use crate::conformance::inbox::{sorted, texts};
 use crate::conformance::journal::{Journal, Member};
+
+use super::handler::{seen_as, work};
 
 cases! { super::OUTAGE;
     nothing_confirmed_is_lost_and_consuming_goes_on_by_itself,
@@ -19,6 +22,7 @@ cases! { super::OUTAGE;
     a_time_limit_that_passes_during_an_outage_tells_the_truth,
     what_was_unsettled_comes_back_after_an_outage,
     what_was_settled_before_closing_stays_settled_after_an_outage,
+    a_delayed_retry_survives_an_outage,
     a_second_outage_is_survived_as_the_first,
     closing_during_an_outage_ends,
     a_scheduled_message_survives_an_outage,
@@ -228,6 +232,34 @@ async fn what_was_settled_before_closing_stays_settled_after_an_outage(bench: &B
     let came = bench.join_at(&broker, topic, group, 50).await?.handle(5).await?;
     ensure_eq!(came, [&texts("a", 10)[6..], &["after".to_owned()]].concat(), "after the outage");
     Ok(())
+}
+
+async fn a_delayed_retry_survives_an_outage(bench: &Bench) -> Verdict {
+    bench.require_outage()?;
+    let (topic, group) = work(bench, 1).await?;
+    let broker = bench.connect().await?;
+    bench.publish(topic.name(), 0, ["job", "next"]).await?;
+    let seen = Seen::default();
+    let handler = async |payload: Bytes, context: Context| {
+        seen.add(seen_as(&payload, &context));
+        match payload == "job" && context.attempt() == 1 {
+            true => Err("not now".into()),
+            false => Ok(()),
+        }
+    };
+    let delay = Duration::from_secs(3);
+    let consumer = broker.consumer(topic, group.as_str()).retry(Retry::none().delays([delay]));
+    let outage = async {
+        // The next message is only begun when the first one has been put off.
+        seen.until(|seen| seen.iter().any(|seen| seen == "next 1")).await;
+        bench.stop_broker().await?;
+        until_up(bench, &broker, false).await?;
+        bench.start_broker().await?;
+        seen.until(|seen| seen.iter().any(|seen| seen == "job 2")).await;
+        Ok(())
+    };
+    bench.consume(consumer, handler, outage).await?;
+    Ok(broker.close().await?)
 }
 
 async fn a_second_outage_is_survived_as_the_first(bench: &Bench) -> Verdict {

@@ -1,44 +1,31 @@
 //! What a consumer does with a message that fails for now.
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
-use broker_api::{Bytes, Context, ErrorKind, Message, Name, Retry, Topic, Unprocessable};
+use broker_api::{Bytes, Context, GroupSpec, Message, Retry};
 
 use super::super::bench::Bench;
 use super::super::case::cases;
-use super::super::fault::{Fault, Verdict, ensure, ensure_eq};
+use super::super::fault::{Verdict, ensure, ensure_eq};
 use super::super::handling::Seen;
+use super::handler::{quick, seen_as, work};
 
 cases! { "retry";
     a_delayed_retry_lets_later_messages_pass_and_keeps_count,
+    a_delayed_retry_does_not_come_before_its_time,
+    a_delayed_retry_concerns_no_other_group,
     a_delayed_retry_survives_the_consumer_that_asked_for_it,
     delays_follow_each_other_and_then_comes_the_dead_letter,
+    attempts_in_place_end_with_their_total_time,
     a_failing_key_holds_back_only_itself,
-    a_handler_past_its_time_limit_has_failed,
-    what_a_handler_publishes_is_confirmed_before_its_message_is_settled,
-    a_consumer_that_stops_on_failure_says_why_and_leaves_the_message,
     a_paused_consumer_begins_nothing_and_goes_on_when_resumed,
 }
 
-const RAW: Topic<Bytes> = Topic::raw("raw");
 const SHORT: Duration = Duration::from_millis(200);
 
-async fn topic(bench: &Bench, partitions: u32) -> Result<(Topic<Bytes>, Name), Fault> {
-    let topic = RAW.named(bench.topic("work", partitions).await?);
-    let group = bench.declared(topic.name(), "group").await?;
-    for made in ["retry", "retry.200ms", "retry.400ms", "dlt", "dlt.done"] {
-        bench.made_by_consumer(topic.name(), group, made)?;
-    }
-    Ok((topic, group))
-}
-
-/// What a handler saw: the payload and the attempt.
-fn seen_as(payload: &Bytes, context: &Context) -> String {
-    format!("{} {}", String::from_utf8_lossy(payload), context.attempt())
-}
-
 async fn a_delayed_retry_lets_later_messages_pass_and_keeps_count(bench: &Bench) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
+    let (topic, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
     bench.publish(topic.name(), 0, ["first", "second"]).await?;
     let seen = Seen::default();
@@ -58,8 +45,49 @@ async fn a_delayed_retry_lets_later_messages_pass_and_keeps_count(bench: &Bench)
     Ok(())
 }
 
+async fn a_delayed_retry_does_not_come_before_its_time(bench: &Bench) -> Verdict {
+    let (topic, group) = work(bench, 1).await?;
+    let broker = bench.broker().await?;
+    bench.publish(topic.name(), 0, ["job"]).await?;
+    let seen = Seen::default();
+    let calls = RefCell::new(Vec::new());
+    let handler = async |payload: Bytes, context: Context| {
+        calls.borrow_mut().push(Instant::now());
+        seen.add(seen_as(&payload, &context));
+        if context.attempt() == 1 { Err("not now".into()) } else { Ok(()) }
+    };
+    let consumer = broker.consumer(topic, group.as_str()).retry(Retry::none().delays([SHORT]));
+    bench.consume(consumer, handler, seen.count(2)).await?;
+    ensure_eq!(seen.all(), ["job 1", "job 2"], "the attempts");
+    let calls = calls.into_inner();
+    let waited = calls[1].duration_since(calls[0]);
+    // Times in headers are whole milliseconds.
+    let least = SHORT - Duration::from_millis(2);
+    ensure!(waited >= least, "it came after {waited:?} already");
+    Ok(())
+}
+
+async fn a_delayed_retry_concerns_no_other_group(bench: &Bench) -> Verdict {
+    let (topic, group) = work(bench, 1).await?;
+    let other = bench.group("other")?;
+    let broker = bench.broker().await?;
+    broker.declare_group(topic.name(), &GroupSpec::new(other)).await?;
+    bench.publish(topic.name(), 0, ["job"]).await?;
+    let seen = Seen::default();
+    let handler = async |payload: Bytes, context: Context| {
+        seen.add(seen_as(&payload, &context));
+        if seen.all().len() == 1 { Err("not now".into()) } else { Ok(()) }
+    };
+    let consumer = broker.consumer(topic, group.as_str()).retry(Retry::none().delays([SHORT]));
+    bench.consume(consumer, handler, seen.count(2)).await?;
+    bench.mark(topic.name(), 1).await?;
+    let others = bench.join(topic.name(), other).await?.texts_before_markers(1).await?;
+    ensure_eq!(others, ["job"], "what the other group got, in all");
+    Ok(())
+}
+
 async fn a_delayed_retry_survives_the_consumer_that_asked_for_it(bench: &Bench) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
+    let (topic, group) = work(bench, 1).await?;
     let message = Message::new("job").with_key("k").with_header("own", "kept");
     bench.broker().await?.publish_message(topic.name(), message).await?;
     let retry = Retry::none().delays([SHORT]);
@@ -94,7 +122,7 @@ async fn a_delayed_retry_survives_the_consumer_that_asked_for_it(bench: &Bench) 
 
 async fn delays_follow_each_other_and_then_comes_the_dead_letter(bench: &Bench) -> Verdict {
     bench.require_replay().await?;
-    let (topic, group) = topic(bench, 1).await?;
+    let (topic, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
     let letters = bench.made_by_consumer(topic.name(), group, "dlt")?;
     bench.publish(topic.name(), 0, ["job"]).await?;
@@ -111,12 +139,33 @@ async fn delays_follow_each_other_and_then_comes_the_dead_letter(bench: &Bench) 
     let letter = &bench.dead_letters(&broker, letters, 1).await?[0];
     ensure_eq!(letter.attempts, 3, "attempts in the dead letter");
     ensure_eq!(letter.partition, Some(0), "the partition it was published to");
+    let (first, last) = (letter.first_failure, letter.last_failure);
+    ensure!(first.is_some_and(|at| Some(at + 2 * SHORT) <= last), "no delay between: {letter:?}");
     ensure!(letter.message.headers().is_empty(), "headers were added: {letter:?}");
     Ok(())
 }
 
+async fn attempts_in_place_end_with_their_total_time(bench: &Bench) -> Verdict {
+    bench.require_replay().await?;
+    let (topic, group) = work(bench, 1).await?;
+    let broker = bench.broker().await?;
+    let letters = bench.made_by_consumer(topic.name(), group, "dlt")?;
+    bench.publish(topic.name(), 0, ["job"]).await?;
+    // Pauses of 10, 20 and 40 ms fit into 100 ms together, one of 80 ms more does not.
+    let retry = Retry::forever()
+        .initial(Duration::from_millis(10))
+        .jitter(false)
+        .total(Duration::from_millis(100));
+    let consumer = broker.consumer(topic, group.as_str()).retry(retry);
+    let arrived = async { bench.dead_letters(&broker, letters, 1).await.map(drop) };
+    bench.consume(consumer, async |_, _| Err("never".into()), arrived).await?;
+    let letter = &bench.dead_letters(&broker, letters, 1).await?[0];
+    ensure_eq!(letter.attempts, 4, "attempts in the dead letter");
+    Ok(())
+}
+
 async fn a_failing_key_holds_back_only_itself(bench: &Bench) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
+    let (topic, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
     for (payload, key) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
         broker.publish_message(topic.name(), Message::new(payload).with_key(key)).await?;
@@ -130,85 +179,14 @@ async fn a_failing_key_holds_back_only_itself(bench: &Bench) -> Verdict {
         seen.add(String::from_utf8_lossy(&payload));
         Ok(())
     };
-    let retry = Retry::forever().initial(Duration::from_millis(1)).max(Duration::from_millis(10));
-    let consumer = broker.consumer(topic, group.as_str()).retry(retry).concurrency(4);
+    let consumer = broker.consumer(topic, group.as_str()).retry(quick()).concurrency(4);
     bench.consume(consumer, handler, seen.count(3)).await?;
     ensure_eq!(seen.all(), ["b1", "a1", "a2"], "the order in which they were handled");
     Ok(())
 }
 
-async fn a_handler_past_its_time_limit_has_failed(bench: &Bench) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
-    let broker = bench.broker().await?;
-    bench.publish(topic.name(), 0, ["job"]).await?;
-    let seen = Seen::default();
-    let handler = async |payload: Bytes, context: Context| {
-        seen.add(seen_as(&payload, &context));
-        if context.attempt() == 1 {
-            std::future::pending::<()>().await;
-        }
-        Ok(())
-    };
-    let consumer = broker
-        .consumer(topic, group.as_str())
-        .handler_timeout(SHORT)
-        .retry(Retry::forever().initial(Duration::from_millis(1)));
-    bench.consume(consumer, handler, seen.count(2)).await?;
-    ensure_eq!(seen.all(), ["job 1", "job 2"], "the attempts");
-    Ok(())
-}
-
-async fn what_a_handler_publishes_is_confirmed_before_its_message_is_settled(
-    bench: &Bench,
-) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
-    let output = RAW.named(bench.topic("output", 1).await?);
-    let listeners = bench.declared(output.name(), "listeners").await?;
-    let missing = RAW.named(bench.name("missing")?);
-    let broker = bench.broker().await?;
-    let message = Message::new("job").with_correlation_id("talk");
-    broker.publish_message(topic.name(), message).await?;
-    let seen = Seen::default();
-    let handler = async |payload: Bytes, context: Context| {
-        seen.add(seen_as(&payload, &context));
-        // What is not confirmed is a failure of the handler, though it returns `Ok`.
-        let to = if context.attempt() == 1 { missing } else { output };
-        context.publish(to, &payload).await?;
-        Ok(())
-    };
-    let retry = Retry::forever().initial(Duration::from_millis(1));
-    let consumer = broker.consumer(topic, group.as_str()).retry(retry);
-    bench.consume(consumer, handler, seen.count(2)).await?;
-    ensure_eq!(seen.all(), ["job 1", "job 2"], "the attempts");
-    let delivery = bench.join(output.name(), listeners).await?.next().await?;
-    ensure_eq!(delivery.message().payload(), "job", "the output");
-    ensure_eq!(delivery.message().correlation_id(), Some("talk"), "the conversation");
-    delivery.ack();
-    Ok(())
-}
-
-async fn a_consumer_that_stops_on_failure_says_why_and_leaves_the_message(
-    bench: &Bench,
-) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
-    let broker = bench.broker().await?;
-    bench.publish(topic.name(), 0, ["job"]).await?;
-    let consumer = broker
-        .consumer(topic, group.as_str())
-        .retry(Retry::none())
-        .unprocessable(Unprocessable::Stop);
-    let ran =
-        bench.within("stopping", consumer.run(async |_, _| Err("out of paper".into()))).await?;
-    let Err(error) = ran else { return Err(Fault::failed("the consumer did not stop")) };
-    ensure_eq!(error.kind(), ErrorKind::Handler, "the kind of {error}");
-    ensure!(error.to_string().contains("out of paper"), "the reason is missing: {error}");
-    let texts = bench.join(topic.name(), group).await?.handle(1).await?;
-    ensure_eq!(texts, ["job"], "what is left");
-    Ok(())
-}
-
 async fn a_paused_consumer_begins_nothing_and_goes_on_when_resumed(bench: &Bench) -> Verdict {
-    let (topic, group) = topic(bench, 1).await?;
+    let (topic, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
     let control = broker_api::Control::new();
     let seen = Seen::default();
