@@ -132,7 +132,8 @@ impl Backend for Amqp {
                 Capability::Offsets,
                 "messages of a queue have no offset; those of a replay have one in their topic",
             );
-        let stream = self.core.registry.look(|s| s.topic(topic).is_some_and(|t| t.has_stream()));
+        // One that does not exist yet has a stream if its specification asks for it.
+        let stream = self.core.registry.look(|s| s.topic(topic).is_none_or(|t| t.has_stream()));
         if !stream {
             capabilities = capabilities
                 .without(Capability::Replay, NO_STREAM)
@@ -191,6 +192,11 @@ impl Backend for Amqp {
     async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
         self.check_open("declare_group")?;
         self.core.topology.declare_group(topic, group, "declare_group").await.map(drop)
+    }
+
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        self.check_open("lag")?;
+        self.core.topology.lag(topic, group).await
     }
 
     fn health(&self) -> Health {

@@ -38,7 +38,8 @@ pub(crate) fn to_amqp(value: &HeaderValue) -> AMQPValue {
     }
 }
 
-fn encode(value: &AMQPValue) -> Bytes {
+/// In AMQP's own encoding.
+pub(crate) fn encode(value: &AMQPValue) -> Bytes {
     // The encoder wants its room beforehand. What came in one frame fits a few times its size.
     let mut room = vec![0; 128];
     while room.len() <= 1024 * 1024 {

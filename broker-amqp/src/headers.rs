@@ -1,45 +1,43 @@
 //! Headers as an AMQP table and back.
 //!
-//! A table has each name once and, in this client, in the order of the names. Headers in another
-//! order carry it along in [`ORDER`], and the values of a repeated name become an array.
+//! A table has each name once and, in this client, in the order of the names. What it cannot say
+//! stands in a [layout] besides: another order, further values of a repeated name, and values of
+//! types that a stream does not keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use broker_api::limits::MAX_SHORT_TEXT_BYTES;
 use broker_api::{HeaderValue, Headers};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::foreign::{from_amqp, to_amqp};
+use crate::layout::{self, Item};
 
-/// The order of the headers, where it is not that of their names: for each the position of its
-/// name among the distinct names, sorted; 16 bits, big endian.
-pub(crate) const ORDER: &str = "x-broker-header-order";
+/// The header that has the layout.
+pub(crate) const LAYOUT: &str = "x-broker-headers";
 
-/// Writes the headers into a table. Names over 255 bytes are left out; the core refuses them.
-pub(crate) fn write(headers: &Headers, table: &mut FieldTable) {
-    if headers.is_empty() {
+/// Writes the headers into a table, for a topic with or without a stream. Names over 255 bytes are
+/// left out; the core refuses them.
+pub(crate) fn write(headers: &Headers, for_stream: bool, table: &mut FieldTable) {
+    let headers = headers.iter().filter(|(name, _)| name.len() <= MAX_SHORT_TEXT_BYTES);
+    let headers: Vec<_> = headers.map(|(name, value)| (name, to_amqp(value))).collect();
+    let kept = |value: &AMQPValue| !for_stream || stream_keeps(value);
+    let sorted = headers.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    if sorted && headers.iter().all(|(_, value)| kept(value)) {
+        headers.into_iter().for_each(|(name, value)| insert(table, name, value));
         return;
     }
-    let names = || headers.iter().map(|(name, _)| name);
-    if names().zip(names().skip(1)).all(|(name, next)| name < next) {
-        for (name, value) in headers.iter() {
-            insert(table, name, to_amqp(value));
+    let (mut layout, mut in_table) = (Vec::new(), HashSet::new());
+    for (name, value) in headers {
+        let short = layout::short(name);
+        if kept(&value) && in_table.insert(short) {
+            layout::write(&Item::InTable(short), &mut layout);
+            insert(table, name, value);
+        } else {
+            layout::write(&Item::Inline(name, value), &mut layout);
         }
-        return;
     }
-    let mut values: BTreeMap<&str, Vec<AMQPValue>> = BTreeMap::new();
-    for (name, value) in headers.iter() {
-        values.entry(name).or_default().push(to_amqp(value));
-    }
-    let places: BTreeMap<&str, u16> = values.keys().copied().zip(0..).collect();
-    let order: Vec<u8> = names().flat_map(|name| places[name].to_be_bytes()).collect();
-    insert(table, ORDER, AMQPValue::LongString(order.into()));
-    for (name, mut values) in values {
-        let value = match values.len() {
-            1 => values.remove(0),
-            _ => AMQPValue::FieldArray(values.into()),
-        };
-        insert(table, name, value);
-    }
+    insert(table, LAYOUT, AMQPValue::LongString(layout.into()));
 }
 
 fn insert(table: &mut FieldTable, name: &str, value: AMQPValue) {
@@ -48,46 +46,47 @@ fn insert(table: &mut FieldTable, name: &str, value: AMQPValue) {
     }
 }
 
-/// Reads headers from a table, without those that `skip` names.
-pub(crate) fn read(table: &FieldTable, skip: impl Fn(&str) -> bool) -> Headers {
-    let order = table.inner().get(ORDER).and_then(AMQPValue::as_long_string);
-    let named = || {
-        table
-            .into_iter()
-            .map(|(name, value)| (name.as_str(), value))
-            .filter(|(name, _)| *name != ORDER && !skip(name))
-    };
-    if let Some(headers) = order.and_then(|order| ordered(order.as_bytes(), named().collect())) {
-        return headers;
-    }
-    named().map(|(name, value)| (name.to_owned(), from_amqp(value))).collect()
+/// Whether a stream gives a header with this value back as it was. Seen on 3.10 and 4.0: arrays and
+/// tables are dropped; a byte array becomes text on 4.0; and a decimal number is an internal error,
+/// with which the broker closes the connection of the publisher.
+fn stream_keeps(value: &AMQPValue) -> bool {
+    !matches!(
+        value,
+        AMQPValue::FieldArray(_)
+            | AMQPValue::FieldTable(_)
+            | AMQPValue::ByteArray(_)
+            | AMQPValue::DecimalValue(_)
+    )
 }
 
-/// Puts headers into the given order; `None` if it does not fit them, because somebody else wrote
-/// it or changed the headers since.
-fn ordered(order: &[u8], named: Vec<(&str, &AMQPValue)>) -> Option<Headers> {
-    let (places, []) = order.as_chunks::<2>() else { return None };
-    let places: Vec<usize> = places.iter().map(|p| usize::from(u16::from_be_bytes(*p))).collect();
-    let mut count = vec![0; named.len()];
-    for place in &places {
-        *count.get_mut(*place)? += 1;
-    }
-    let values = |n: usize| match (count[n], named[n].1) {
-        (0, _) => None,
-        (1, value) => Some(std::slice::from_ref(value)),
-        (count, AMQPValue::FieldArray(array)) => {
-            Some(array.as_slice()).filter(|values| values.len() == count)
-        }
-        _ => None,
+/// Reads headers from a table, without those that `skip` names.
+pub(crate) fn read(table: &FieldTable, skip: impl Fn(&str) -> bool) -> Headers {
+    let mut named: BTreeMap<&str, &AMQPValue> = table
+        .into_iter()
+        .map(|(name, value)| (name.as_str(), value))
+        .filter(|(name, _)| *name != LAYOUT && !skip(name))
+        .collect();
+    let layout = table.inner().get(LAYOUT).and_then(AMQPValue::as_long_string);
+    let items = layout.and_then(|layout| layout::read(layout.as_bytes())).unwrap_or_default();
+    let index = match items.is_empty() {
+        true => Default::default(),
+        false => layout::index(named.keys().copied()),
     };
-    let mut rest: Vec<_> = (0..named.len()).map(values).collect::<Option<_>>()?;
-    let mut headers: Vec<(String, HeaderValue)> = Vec::with_capacity(places.len());
-    for place in places {
-        let (value, others) = rest[place].split_first()?;
-        rest[place] = others;
-        headers.push((named[place].0.to_owned(), from_amqp(value)));
+    let mut headers: Vec<(String, HeaderValue)> = Vec::with_capacity(items.len().max(named.len()));
+    for item in items {
+        match item {
+            Item::Inline(name, _) if skip(name) => {}
+            Item::Inline(name, value) => headers.push((name.to_owned(), from_amqp(&value))),
+            Item::InTable(short) => {
+                // Somebody may have taken it out.
+                let found = index.get(&short).and_then(|name| named.remove_entry(name));
+                headers.extend(found.map(|(name, value)| (name.to_owned(), from_amqp(value))));
+            }
+        }
     }
-    Some(headers.into_iter().collect())
+    // All there are without a layout; else what somebody has added.
+    headers.extend(named.into_iter().map(|(name, value)| (name.to_owned(), from_amqp(value))));
+    headers.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -95,6 +94,7 @@ mod tests {
     use super::*;
     use broker_api::Foreign;
     use bytes::Bytes;
+    use lapin::types::DecimalValue;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -104,6 +104,8 @@ mod tests {
             any::<i64>().prop_map(AMQPValue::LongLongInt),
             any::<u32>().prop_map(AMQPValue::LongUInt),
             any::<u64>().prop_map(AMQPValue::Timestamp),
+            (any::<u8>(), any::<u32>())
+                .prop_map(|(scale, value)| AMQPValue::DecimalValue(DecimalValue { scale, value })),
             vec(any::<u8>(), 0..8).prop_map(|b| AMQPValue::ByteArray(b.into())),
             vec(any::<u8>(), 0..8).prop_map(|b| AMQPValue::LongString(b.into())),
             Just(AMQPValue::Void),
@@ -136,14 +138,36 @@ mod tests {
         #[test]
         fn any_headers_come_back_as_they_were(headers in any_headers()) {
             let mut table = FieldTable::default();
-            write(&headers, &mut table);
+            write(&headers, false, &mut table);
             prop_assert_eq!(read(&table, |_| false), headers);
+        }
+
+        #[test]
+        fn any_headers_come_back_through_a_stream(headers in any_headers()) {
+            let mut table = FieldTable::default();
+            write(&headers, true, &mut table);
+            let mut kept = table.inner().clone();
+            kept.retain(|_, value| stream_keeps(value));
+            prop_assert_eq!(&kept, table.inner(), "the stream would change something");
+            prop_assert_eq!(read(&table, |_| false), headers);
+        }
+
+        #[test]
+        fn what_somebody_adds_or_takes_out_leaves_the_others(headers in any_headers()) {
+            let mut table = FieldTable::default();
+            write(&headers, false, &mut table);
+            table.insert("0".into(), AMQPValue::Boolean(true));
+            let seen = read(&table, |_| false);
+            prop_assert_eq!(seen.get_str("0"), Some("true"));
+            let all = seen.iter().filter(|(name, _)| *name != "0");
+            let all: Headers = all.map(|(n, v)| (n.to_owned(), v.clone())).collect();
+            prop_assert_eq!(all, headers);
         }
 
         #[test]
         fn any_table_is_read_without_harm(
             entries in vec(("[a-c]{1,2}", foreign_values()), 0..6),
-            order in vec(any::<u8>(), 0..8),
+            layout in vec(any::<u8>(), 0..8),
         ) {
             let mut table = FieldTable::default();
             for (name, value) in &entries {
@@ -151,7 +175,7 @@ mod tests {
             }
             let names = table.inner().len();
             prop_assert_eq!(read(&table, |_| false).len(), names);
-            table.insert(ORDER.into(), AMQPValue::LongString(order.into()));
+            table.insert(LAYOUT.into(), AMQPValue::LongString(layout.into()));
             prop_assert!(read(&table, |_| false).len() >= names);
         }
     }
@@ -159,8 +183,31 @@ mod tests {
     #[test]
     fn headers_in_the_order_of_their_names_need_nothing_besides() {
         let mut table = FieldTable::default();
-        write(&[("a", "1"), ("b", "2")].into_iter().collect(), &mut table);
+        write(&[("a", "1"), ("b", "2")].into_iter().collect(), true, &mut table);
         assert_eq!(table.inner().len(), 2);
+    }
+
+    #[test]
+    fn other_clients_see_the_first_value_of_a_repeated_name() {
+        let mut table = FieldTable::default();
+        write(&[("a", "1"), ("a", "2")].into_iter().collect(), false, &mut table);
+        assert_eq!(table.inner().get("a"), Some(&AMQPValue::LongString("1".into())));
+    }
+
+    #[test]
+    fn names_that_are_abbreviated_alike_do_not_mix() {
+        let mut seen = std::collections::HashMap::new();
+        let name = |n: u32| format!("header-{n}");
+        let pair = (0..).find_map(|n| Some((seen.insert(layout::short(&name(n)), n)?, n)));
+        let (one, two) = pair.map(|(one, two)| (name(one), name(two))).unwrap();
+        for names in [[&one, &two], [&two, &one]] {
+            let all = names.into_iter().chain(names);
+            let headers: Headers =
+                all.enumerate().map(|(n, h)| (h.clone(), n.to_string())).collect();
+            let mut table = FieldTable::default();
+            write(&headers, false, &mut table);
+            assert_eq!(read(&table, |_| false), headers);
+        }
     }
 
     #[test]

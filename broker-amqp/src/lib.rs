@@ -6,6 +6,7 @@ mod error;
 mod foreign;
 mod handshake;
 mod headers;
+mod layout;
 mod link;
 mod names;
 mod properties;

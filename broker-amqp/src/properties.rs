@@ -56,11 +56,15 @@ impl Mark {
     }
 }
 
-/// The properties of a message that is published.
+/// The properties of a message that is published to a topic with or without a stream.
 ///
 /// # Errors
 /// [`ErrorKind::TooLarge`] if they do not fit the one frame that AMQP has for them.
-pub(crate) fn write(message: &Message, frame_max: usize) -> Result<BasicProperties> {
+pub(crate) fn write(
+    message: &Message,
+    for_stream: bool,
+    frame_max: usize,
+) -> Result<BasicProperties> {
     check_fit(message, frame_max)?;
     let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
     let mut table = FieldTable::default();
@@ -73,7 +77,7 @@ pub(crate) fn write(message: &Message, frame_max: usize) -> Result<BasicProperti
     if let Some(key) = message.key() {
         table.insert(KEY.into(), AMQPValue::LongString(LongString::from(key.as_ref())));
     }
-    headers::write(message.headers(), &mut table);
+    headers::write(message.headers(), for_stream, &mut table);
     let short = |text: &str| ShortString::try_new(text).ok();
     if let Some(id) = message.id().and_then(|id| short(&id.to_string())) {
         properties = properties.with_message_id(id);
@@ -90,7 +94,8 @@ pub(crate) fn write(message: &Message, frame_max: usize) -> Result<BasicProperti
 /// A frame that is too long makes the broker close the connection, and every message on it fails.
 fn check_fit(message: &Message, frame_max: usize) -> Result<()> {
     let headers = message.headers();
-    // Of each header also: the length of its name, its type, the length of its value, its place.
+    // Of each header also: the length of its name, its type, the length of its value, and what the
+    // layout needs.
     let each = |(name, value): (&str, &HeaderValue)| match value {
         HeaderValue::Foreign(foreign) => name.len() + foreign.encoded.len().max(foreign.text.len()),
         value => name.len() + value.as_bytes().map_or(0, <[u8]>::len),
@@ -112,8 +117,6 @@ pub(crate) struct Read {
     pub(crate) message: Message,
     /// How often it was given back, as its queue counts.
     pub(crate) returned: u32,
-    /// Its offset in a stream.
-    pub(crate) offset: Option<u64>,
     /// The partition it was copied from.
     pub(crate) partition: Option<u32>,
 }
@@ -140,9 +143,8 @@ pub(crate) fn read(properties: &BasicProperties, payload: Vec<u8>) -> Read {
         message = message.with_correlation_id(correlation_id.as_str());
     }
     let returned = integer(DELIVERY_COUNT).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-    let offset = integer(STREAM_OFFSET).and_then(|n| u64::try_from(n).ok());
     let partition = integer(PARTITION).and_then(|n| u32::try_from(n).ok());
-    Read { message, returned, offset, partition }
+    Read { message, returned, partition }
 }
 
 /// Takes out of the properties what the broker adds when it delivers, for a copy; sets the
@@ -230,10 +232,10 @@ mod tests {
     fn a_message_comes_back_as_it_was() {
         let plain = Message::new("payload").with_headers(Default::default());
         for message in [full(), plain] {
-            let properties = write(&message, 131_072).unwrap();
+            let properties = write(&message, false, 131_072).unwrap();
             let read = read(&properties, message.payload().to_vec());
             assert_eq!(read.message, message);
-            assert_eq!((read.returned, read.offset), (0, None));
+            assert_eq!((read.returned, read.partition), (0, None));
         }
     }
 
@@ -250,11 +252,11 @@ mod tests {
         let seen = read(&properties, Vec::new());
         let names: Vec<_> = seen.message.headers().iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["x-mine"]);
-        assert_eq!((seen.returned, seen.offset), (3, Some(17)));
+        assert_eq!((seen.returned, seen.partition), (3, None));
 
         let copy = copied(properties, Some(5));
         let seen = read(&copy, Vec::new());
-        assert_eq!((seen.returned, seen.offset, seen.partition), (0, None, Some(5)));
+        assert_eq!((seen.returned, seen.partition), (0, Some(5)));
     }
 
     #[test]
@@ -279,11 +281,11 @@ mod tests {
     #[test]
     fn key_and_headers_have_to_fit_one_frame() {
         let message = Message::new("x").with_key(vec![0; 140_000]);
-        let error = write(&message, 131_072).unwrap_err();
+        let error = write(&message, false, 131_072).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         assert!(error.message().contains("131072"), "{error}");
         let names = (0..4_096).map(|n| (format!("header-{n}"), ""));
         let many = Message::new("x").with_headers(names.collect());
-        assert!(write(&many, 131_072).is_ok());
+        assert!(write(&many, false, 131_072).is_ok());
     }
 }

@@ -1,9 +1,9 @@
-//! The conformance suite on RabbitMQ 4: the one at `RABBITMQ_URL`, else a local process.
+//! The conformance suite on RabbitMQ 4.
 
 use broker_testkit::local::RabbitMqVersion;
 
 mod provider;
 
 fn main() -> std::process::ExitCode {
-    provider::run("rabbitmq 4", RabbitMqVersion::V4, "RABBITMQ_URL")
+    provider::run("rabbitmq 4", RabbitMqVersion::V4)
 }

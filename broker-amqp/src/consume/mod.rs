@@ -1,6 +1,8 @@
 //! Membership in groups.
 
+mod attached;
 mod balance;
+mod lane;
 mod ledger;
 mod member;
 mod session;

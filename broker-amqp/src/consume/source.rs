@@ -1,9 +1,9 @@
 //! A membership as the application sees it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
-use broker_api::{Delivery, Error, ErrorKind, Name, Result, Source, Subscribe};
+use broker_api::{ConsumerHealth, Delivery, Error, ErrorKind, Name, Result, Source, Subscribe};
 use tokio::sync::oneshot;
 
 use crate::backend::Core;
@@ -44,6 +44,32 @@ impl Shared {
     }
 }
 
+/// A consumer in the health of its backend, listed until this is dropped.
+#[derive(Debug)]
+struct Listed {
+    core: Weak<Core>,
+    number: u64,
+}
+
+impl Listed {
+    fn new(core: &Arc<Core>, subscribe: &Subscribe) -> Self {
+        let consumer = ConsumerHealth {
+            topic: subscribe.topics[0],
+            group: subscribe.group.name,
+            problem: Some("joining".into()),
+        };
+        Self { core: Arc::downgrade(core), number: core.add_consumer(consumer) }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.remove_consumer(self.number);
+        }
+    }
+}
+
 /// Membership in a group. The work is done by a task of its own, so that a member whose
 /// application is slow to ask stays one.
 #[derive(Debug)]
@@ -51,6 +77,7 @@ pub(crate) struct Membership {
     shared: Arc<Shared>,
     /// Asks the task to leave and to answer; dropped, it leaves without an answer.
     leave: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
+    _listed: Listed,
 }
 
 impl Membership {
@@ -71,9 +98,10 @@ impl Membership {
         let shared = Arc::new(Shared::default());
         let (leave, leaving) = oneshot::channel();
         let (joined, joining) = oneshot::channel();
-        let member = Member::new(core, subscribe, topics, shared.clone());
+        let listed = Listed::new(&core, &subscribe);
+        let member = Member::new(core, subscribe, topics, shared.clone(), listed.number);
         tokio::spawn(member.run(leaving, joined));
-        let membership = Self { shared, leave: Some(leave) };
+        let membership = Self { shared, leave: Some(leave), _listed: listed };
         match tokio::time::timeout(patience, joining).await {
             Ok(Ok(joined)) => joined.map(|()| membership),
             Ok(Err(_)) => Err(error::closed(OPERATION)),

@@ -3,8 +3,11 @@
 //! A channel for each topic, because the broker closes it when its exchange is gone, and everything
 //! in flight on it becomes doubtful: so that happens only to messages of a topic that is deleted.
 
+mod entry;
 mod in_flight;
+mod open;
 mod outbox;
+mod partitions;
 mod publisher;
 mod returns;
 
@@ -18,6 +21,8 @@ use tokio::sync::watch;
 use crate::backend::Parts;
 use outbox::Outbox;
 use publisher::Publisher;
+
+const OPERATION: &str = "publish";
 
 /// The publishers of all topics in use.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ impl Publishers {
             None => outgoing,
         };
         if *self.closing.borrow() {
-            let error = Error::new(ErrorKind::Closed, "publish", "the connection is closed");
+            let error = Error::new(ErrorKind::Closed, OPERATION, "the connection is closed");
             refused.confirm.done(Err(error.with("topic", topic)));
             return;
         }

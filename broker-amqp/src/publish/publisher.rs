@@ -1,31 +1,29 @@
 //! The task that publishes the messages of one topic.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::limits::check_size;
-use broker_api::{
-    Confirm, Error, ErrorKind, Message, MessageId, Name, Outgoing, Receipt, Result,
-    partition_for_key,
-};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use broker_api::{Error, MessageId, Name, Outgoing, Receipt, Result};
+use lapin::Confirmation;
+use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::Parts;
+use crate::publish::OPERATION;
+use crate::publish::entry::{self, Entry, Sent};
 use crate::publish::in_flight::InFlight;
+use crate::publish::open::Open;
 use crate::publish::outbox::Outbox;
+use crate::publish::partitions::Partitions;
 use crate::publish::returns::Returns;
 use crate::registry::Topic;
-use crate::topology::declare;
 use crate::{error, names, properties};
-
-const OPERATION: &str = "publish";
 
 /// How many messages may be on their way: enough to keep the broker busy. More would only make the
 /// client slower, which looks through them for every answer of the broker.
@@ -44,43 +42,17 @@ pub(super) struct Publisher {
     parts: Parts,
     /// Taken out of the outbox and not handed to the client.
     backlog: VecDeque<Outgoing>,
+    /// Handed to the client in this order, and not sent by it. They go back to the front of the
+    /// backlog when it is known which ones they are.
+    unsent: BTreeMap<u64, Outgoing>,
+    sequence: u64,
     /// Ids in flight; a second message of one waits.
     ids: HashSet<MessageId>,
     returns: Returns,
-    /// For messages without a key: the next partition.
-    next: u32,
-    /// The names that every publish needs.
+    partitions: Partitions,
     exchange: ShortString,
-    routing_keys: Vec<ShortString>,
     /// The earliest deadline since the last look at all of them.
     deadline: Option<Instant>,
-}
-
-/// A message on its way.
-struct Entry {
-    id: MessageId,
-    partition: u32,
-    deadline: Instant,
-    /// `None` once it is answered, though the broker has not.
-    confirm: Option<Confirm>,
-    /// To publish it again if it was certainly not sent.
-    message: Option<Message>,
-    chosen: Option<u32>,
-}
-
-/// What became of a message.
-enum Sent {
-    /// The client did not send it.
-    Unsent,
-    /// It was sent, and the connection or channel ended before the answer.
-    Lost(lapin::Error),
-    Answered(Confirmation),
-}
-
-/// A channel with the topic as it was found.
-struct Open {
-    channel: Arc<Channel>,
-    frame_max: usize,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Open>> + Send>>;
@@ -93,11 +65,12 @@ impl Publisher {
             outbox,
             parts,
             backlog: VecDeque::new(),
+            unsent: BTreeMap::new(),
+            sequence: 0,
             ids: HashSet::new(),
             returns: Returns::default(),
-            next: 0,
+            partitions: Partitions::default(),
             exchange: names::exchange(topic),
-            routing_keys: Vec::new(),
             deadline: None,
         }
     }
@@ -111,6 +84,9 @@ impl Publisher {
         loop {
             outbox.take(&mut taken);
             self.accept(&mut taken);
+            if flight.len() == 0 {
+                self.take_back_unsent();
+            }
             if self.backlog.is_empty() {
                 opening = None;
             } else if let Some(channel) = &open {
@@ -119,7 +95,7 @@ impl Publisher {
                     None => open = None,
                 }
             } else if flight.len() == 0 && opening.is_none() {
-                opening = Some(Box::pin(open_channel(self.parts.clone(), self.topic)));
+                opening = Some(Box::pin(Open::channel(self.parts.clone(), self.topic)));
             }
             let done = self.backlog.is_empty() && flight.len() == 0;
             if done && *closing.borrow() && outbox.close_if_empty() {
@@ -188,9 +164,10 @@ impl Publisher {
 
     fn send_one(&mut self, topic: &Topic, open: &Open, flight: &mut Flight, outgoing: Outgoing) {
         let Outgoing { partition: chosen, message, deadline, confirm, .. } = outgoing;
-        let ready = self.partition(topic, chosen, &message).and_then(|partition| {
+        let partition = self.partitions.choose(topic.partitions, chosen, message.key());
+        let ready = partition.and_then(|partition| {
             check_size(&message, topic.max_message_bytes)?;
-            Ok((partition, properties::write(&message, open.frame_max)?))
+            Ok((partition, properties::write(&message, topic.has_stream(), open.frame_max)?))
         });
         let (partition, properties) = match ready {
             Ok(ready) => ready,
@@ -200,9 +177,11 @@ impl Publisher {
         let id = message.id().cloned().unwrap_or_default();
         self.ids.insert(id.clone());
         let (channel, exchange) = (open.channel.clone(), self.exchange.clone());
-        let routing_key = self.routing_key(partition);
+        let routing_key = self.partitions.routing_key(partition);
         let payload = message.payload().clone();
+        self.sequence += 1;
         let entry = Entry {
+            sequence: self.sequence,
             id,
             partition,
             deadline,
@@ -216,7 +195,7 @@ impl Publisher {
                 channel.basic_publish(exchange, routing_key, options, &payload, properties);
             match published.await {
                 // Reported where not all of it was written to the connection.
-                Err(_) => Sent::Unsent,
+                Err(error) => Sent::Unsent(error),
                 Ok(confirm) => match confirm.await {
                     Ok(confirmation) => Sent::Answered(confirmation),
                     Err(error) => Sent::Lost(error),
@@ -225,84 +204,44 @@ impl Publisher {
         });
     }
 
-    fn routing_key(&mut self, partition: u32) -> ShortString {
-        let index = partition as usize;
-        while self.routing_keys.len() <= index {
-            self.routing_keys.push(names::routing_key(self.routing_keys.len() as u32));
-        }
-        self.routing_keys[index].clone()
-    }
-
-    fn partition(&mut self, topic: &Topic, chosen: Option<u32>, message: &Message) -> Result<u32> {
-        match (chosen, message.key()) {
-            (Some(partition), _) if partition >= topic.partitions => {
-                let text = format!(
-                    "partition {partition} does not exist, the topic has {}",
-                    topic.partitions
-                );
-                Err(Error::new(ErrorKind::Invalid, OPERATION, text))
-            }
-            (Some(partition), _) => Ok(partition),
-            (None, Some(key)) => Ok(partition_for_key(key, topic.partitions)),
-            (None, None) => {
-                let partition = self.next % topic.partitions;
-                self.next = partition + 1;
-                Ok(partition)
-            }
-        }
-    }
-
     /// Answers messages; the error if the channel is gone.
     fn answer(&mut self, answers: Vec<(Entry, Sent)>) -> Option<lapin::Error> {
-        let (mut lost, mut unsent) = (None, false);
+        let mut gone = None;
         for (_, sent) in &answers {
             if let Sent::Answered(confirmation) = sent {
                 self.returns.note(confirmation);
             }
         }
-        let mut again = Vec::new();
         for (mut entry, sent) in answers {
             self.ids.remove(&entry.id);
             let result = match sent {
-                Sent::Unsent => {
-                    unsent = true;
-                    again.extend(entry.again(self.topic));
+                Sent::Unsent(error) => {
+                    gone = Some(error);
+                    let sequence = entry.sequence;
+                    self.unsent.extend(entry.again(self.topic).map(|again| (sequence, again)));
                     continue;
                 }
-                Sent::Answered(_) if self.returns.take(&entry.id) => Err(unroutable()),
+                Sent::Lost(error) => {
+                    let is_there = self.parts.registry.topic(self.topic).is_some();
+                    let result = Err(entry::doubtful(&error, is_there));
+                    gone = Some(error);
+                    result
+                }
+                Sent::Answered(_) if self.returns.take(&entry.id) => Err(entry::unroutable()),
                 Sent::Answered(Confirmation::Ack(_)) => {
                     Ok(Receipt { partition: entry.partition, offset: None })
                 }
-                Sent::Answered(_) => Err(nacked()),
-                Sent::Lost(error) => {
-                    let result = Err(self.doubtful(&error));
-                    lost = Some(error);
-                    result
-                }
+                Sent::Answered(_) => Err(entry::nacked()),
             };
-            if let Some(confirm) = entry.confirm.take() {
-                confirm.done(result.map_err(|error| error.with("topic", self.topic)));
-            }
+            entry.answer(self.topic, result);
         }
-        // In front of the others, and in their order.
-        again.into_iter().rev().for_each(|outgoing| self.backlog.push_front(outgoing));
-        if unsent && lost.is_none() {
-            lost = Some(std::io::Error::other("not connected").into());
-        }
-        lost
+        gone
     }
 
-    /// The error of a message whose answer was lost.
-    fn doubtful(&self, lost: &lapin::Error) -> Error {
-        let deleted = error::reply_code(lost) == Some(error::code::NOT_FOUND);
-        if deleted || self.parts.registry.topic(self.topic).is_none() {
-            // Whatever was stored went with the topic.
-            return Error::new(ErrorKind::UnknownTopic, OPERATION, "the topic was deleted");
+    fn take_back_unsent(&mut self) {
+        while let Some((_, last)) = self.unsent.pop_last() {
+            self.backlog.push_front(last);
         }
-        let text = "the connection was lost before RabbitMQ confirmed the message";
-        Error::new(ErrorKind::Unavailable, OPERATION, text)
-            .indeterminate()
-            .with_source(lost.clone())
     }
 
     /// The channel could not be opened.
@@ -330,9 +269,8 @@ impl Publisher {
                 waiting.push_back(outgoing);
                 continue;
             }
-            let text = "the message was not sent within its time limit";
-            let error = Error::new(ErrorKind::Timeout, OPERATION, text).transient();
-            outgoing.confirm.done(Err(error.with("topic", self.topic)));
+            let error = entry::unsent_in_time().with("topic", self.topic);
+            outgoing.confirm.done(Err(error));
         }
         self.backlog = waiting;
         for entry in flight.entries_mut().filter(|entry| entry.confirm.is_some()) {
@@ -341,44 +279,8 @@ impl Publisher {
                 continue;
             }
             entry.message = None;
-            if let Some(confirm) = entry.confirm.take() {
-                let text = "RabbitMQ did not confirm the message within its time limit";
-                let error = Error::new(ErrorKind::Timeout, OPERATION, text).indeterminate();
-                confirm.done(Err(error.with("topic", self.topic)));
-            }
+            entry.answer(self.topic, Err(entry::unconfirmed_in_time()));
         }
         self.deadline = next;
     }
-}
-
-impl Entry {
-    /// The message as it was before, if somebody still waits for it.
-    fn again(self, topic: Name) -> Option<Outgoing> {
-        let (message, confirm) = (self.message?, self.confirm?);
-        Some(Outgoing { topic, partition: self.chosen, message, deadline: self.deadline, confirm })
-    }
-}
-
-/// A channel for the topic, which is made sure to be there.
-async fn open_channel(parts: Parts, topic: Name) -> Result<Open> {
-    let topic = parts.topology.topic(topic, OPERATION).await?;
-    let channel = parts.publish.channel(OPERATION).await?;
-    let prepared = async {
-        declare::topic(&channel, &topic).await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await
-    };
-    prepared.await.map_err(|e| error::failed(OPERATION, e))?;
-    Ok(Open { channel: channel.into(), frame_max: parts.publish.frame_max() })
-}
-
-fn unroutable() -> Error {
-    let text = "the topic has no group and no retention, so RabbitMQ keeps no message for it";
-    Error::new(ErrorKind::Unroutable, OPERATION, text)
-}
-
-/// Of several queues one may have it and another not.
-fn nacked() -> Error {
-    let text = "RabbitMQ could not store the message in every queue it is for; if this lasts, a \
-        queue is damaged and has to be deleted";
-    Error::new(ErrorKind::Unavailable, OPERATION, text).indeterminate()
 }

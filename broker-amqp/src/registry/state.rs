@@ -3,70 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use broker_api::{DEFAULT_MAX_MESSAGE_BYTES, Name, Order, TopicDescription, TopicSpec};
-use serde::{Deserialize, Serialize};
+use broker_api::{DEFAULT_MAX_MESSAGE_BYTES, Name, Order, TopicDescription};
 
-/// A change, as it stands in the log. What a later version adds is skipped by an earlier one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub(crate) enum Event {
-    /// A topic was created. The first of several for one name counts.
-    Topic {
-        topic: String,
-        partitions: u32,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        copies: Option<u16>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        retention_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        retention_bytes: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        max_message_bytes: Option<u64>,
-    },
-    /// The topic has more partitions: all their queues are there.
-    Partitions { topic: String, total: u32 },
-    /// The topic is about to be deleted: nobody may use it any more.
-    Deleting { topic: String },
-    /// Nothing of the topic is left.
-    Deleted { topic: String },
-    /// A group is about to be made.
-    Group { topic: String, group: String, order: LoggedOrder },
-    /// The queues of the group are there; in these partitions there is a history before them.
-    Ready {
-        topic: String,
-        group: String,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        history: Vec<u32>,
-    },
-    /// The history of this partition was consumed.
-    Drained { topic: String, group: String, partition: u32 },
-}
-
-/// [`Order`] in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LoggedOrder {
-    Key,
-    None,
-}
-
-impl From<Order> for LoggedOrder {
-    fn from(order: Order) -> Self {
-        match order {
-            Order::Key => Self::Key,
-            Order::None => Self::None,
-        }
-    }
-}
-
-impl From<LoggedOrder> for Order {
-    fn from(order: LoggedOrder) -> Self {
-        match order {
-            LoggedOrder::Key => Self::Key,
-            LoggedOrder::None => Self::None,
-        }
-    }
-}
+use crate::registry::event::Event;
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,20 +45,6 @@ impl Topic {
         description.retention_bytes = self.retention_bytes;
         description.max_message_bytes = Some(self.max_message_bytes);
         description
-    }
-}
-
-impl Event {
-    /// The creation of the topic that the specification asks for.
-    pub(crate) fn creation(spec: &TopicSpec, default_partitions: u32) -> Self {
-        Self::Topic {
-            topic: spec.name.as_str().into(),
-            partitions: spec.partitions.unwrap_or(default_partitions),
-            copies: spec.replication,
-            retention_ms: spec.retention.map(|time| time.as_millis() as u64),
-            retention_bytes: spec.retention_bytes,
-            max_message_bytes: spec.max_message_bytes.map(|bytes| bytes as u64),
-        }
     }
 }
 
@@ -185,6 +110,7 @@ impl State {
             Event::Drained { topic, group, partition } => {
                 return Some(self.group(topic, group)?.history.remove(partition));
             }
+            Event::Sync => return Some(false),
         }
         Some(true)
     }
@@ -208,7 +134,10 @@ fn created(name: Name, incarnation: u64, event: &Event) -> Option<Topic> {
         incarnation,
         partitions: *partitions,
         copies: *copies,
-        retention: retention_ms.map(Duration::from_millis),
+        retention: retention_ms.map(|ms| match ms {
+            u64::MAX => Duration::MAX,
+            ms => Duration::from_millis(ms),
+        }),
         retention_bytes: *retention_bytes,
         max_message_bytes: max_message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES),
         deleting: false,
@@ -219,6 +148,7 @@ fn created(name: Name, incarnation: u64, event: &Event) -> Option<Topic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use broker_api::TopicSpec;
 
     const T: Name = Name::new("t");
     const G: Name = Name::new("g");
@@ -281,15 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_log_stays_readable() {
-        let logged = r#"{"event":"topic","topic":"t","partitions":3,"retention_ms":1000,"new":1}"#;
-        let mut expected = creation(3);
-        if let Event::Topic { retention_ms, .. } = &mut expected {
-            *retention_ms = Some(1000);
-        }
-        assert_eq!(serde_json::from_str::<Event>(logged).unwrap(), expected);
-        let logged = r#"{"event":"group","topic":"t","group":"g","order":"key"}"#;
-        assert_eq!(serde_json::from_str::<Event>(logged).unwrap(), group(Order::Key));
-        assert!(serde_json::from_str::<Event>(r#"{"event":"later"}"#).is_err());
+    fn what_is_kept_for_ever_is_described_so() {
+        let spec = TopicSpec::new(T).retention(Duration::MAX);
+        let mut state = State::default();
+        state.apply(0, &Event::creation(&spec, 6));
+        let description = state.topic(T).unwrap().description();
+        assert_eq!(description.retention, Some(Duration::MAX));
+        assert_eq!(spec.differences(&description), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_topic_or_with_a_bad_name_has_no_effect() {
+        let mut state = State::default();
+        assert!(!state.apply(0, &group(Order::Key)) && !state.apply(1, &Event::Sync));
+        let bad = Event::Partitions { topic: "not a name!".into(), total: 2 };
+        assert!(!state.apply(2, &bad));
     }
 }

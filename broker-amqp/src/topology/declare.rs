@@ -1,5 +1,7 @@
 //! Exchanges, queues and bindings of a topic. Everything here may be done again at any time.
 
+use std::time::Duration;
+
 use broker_api::{Name, Order};
 use futures_util::future::try_join_all;
 use lapin::options::{
@@ -158,7 +160,7 @@ fn work_arguments(topic: &Topic, order: Order) -> FieldTable {
 fn stream_arguments(topic: &Topic) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("stream"));
-    if let Some(retention) = topic.retention {
+    if let Some(retention) = topic.retention.filter(|time| *time != Duration::MAX) {
         // In whole seconds; what is shorter would keep nothing.
         let seconds = retention.as_millis().div_ceil(1_000).max(1);
         arguments.insert("x-max-age".into(), text(&format!("{seconds}s")));

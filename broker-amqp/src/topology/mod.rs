@@ -7,24 +7,19 @@
 
 pub(crate) mod declare;
 mod history;
+mod lag;
 mod lock;
 
 use std::future::Future;
 use std::time::Duration;
 
-use broker_api::{
-    Error, ErrorKind, GroupSpec, Name, Order, Result, Start, TopicDescription, TopicSpec,
-};
-use lapin::Channel;
+use broker_api::{Error, ErrorKind, GroupSpec, Name, Result, Start, TopicDescription, TopicSpec};
 
 use crate::config::AmqpConfig;
 use crate::error;
 use crate::link::Link;
 use crate::registry::{Event, Group, Registry, Topic};
 use lock::Locks;
-
-/// How long the registry may lag behind an exchange that is there already.
-const LAG: Duration = Duration::from_secs(3);
 
 /// The most partitions a topic can have: each is a queue in every group.
 const MAX_PARTITIONS: u32 = 10_000;
@@ -69,14 +64,10 @@ impl Topology {
         let channel = self.link.channel(operation).await?;
         let exists = declare::exchange_exists(&channel, name).await;
         if exists.map_err(|e| error::failed(operation, e).with("topic", name))? {
-            let known = self
-                .registry
-                .wait_for(|state| state.topic(name).filter(|topic| !topic.deleting).cloned());
-            if let Ok(topic) = tokio::time::timeout(LAG, known).await {
-                return Ok(topic);
-            }
+            // It stands in the registry before it has an exchange.
+            self.registry.sync(operation).await?;
         }
-        Err(error::unknown_topic(operation, name))
+        self.registry.topic(name).ok_or_else(|| error::unknown_topic(operation, name))
     }
 
     /// See [`Backend::create_topic`](broker_api::Backend::create_topic).
@@ -139,6 +130,8 @@ impl Topology {
         check_partitions(total).map_err(|e| e.with_operation(OPERATION).with("topic", name))?;
         self.bounded(OPERATION, name, async {
             let _lock = self.locks.lock(&self.link, name, OPERATION).await?;
+            // All its groups have to be known, and nobody makes another one now.
+            self.registry.sync(OPERATION).await?;
             let topic = self.topic(name, OPERATION).await?;
             if total <= topic.partitions {
                 let text = format!("the topic has {} partitions, wanted {total}", topic.partitions);
@@ -169,10 +162,11 @@ impl Topology {
                 self.topic(name, OPERATION).await?;
             }
             let _lock = self.locks.lock(&self.link, name, OPERATION).await?;
-            let topic = self.registry.look(|state| state.topic(name).cloned());
-            let topic = topic.ok_or_else(|| error::unknown_topic(OPERATION, name))?;
             let event = Event::Deleting { topic: name.as_str().into() };
             self.registry.append(&event, OPERATION).await?;
+            // As it is now that everything before the event is known.
+            let topic = self.registry.look(|state| state.topic(name).cloned());
+            let topic = topic.ok_or_else(|| error::unknown_topic(OPERATION, name))?;
             self.finish_deleting(&topic, OPERATION).await
         })
         .await
@@ -202,22 +196,18 @@ impl Topology {
             }
             check_start(&topic, group, operation)?;
             let _lock = self.locks.lock(&self.link, name, operation).await?;
-            let mut topic = self.topic(name, operation).await?;
-            match topic.groups.get(&group.name) {
-                Some(known) => {
-                    check_order(known, group, &topic, operation)?;
-                    if known.ready {
-                        return Ok(topic);
-                    }
-                }
-                None => {
-                    let event = Event::Group {
-                        topic: name.as_str().into(),
-                        group: group.name.as_str().into(),
-                        order: group.order.into(),
-                    };
-                    self.registry.append(&event, operation).await?;
-                    topic = self.topic(name, operation).await?;
+            // Without effect if the group is there; in any case all about it is known then.
+            let event = Event::Group {
+                topic: name.as_str().into(),
+                group: group.name.as_str().into(),
+                order: group.order.into(),
+            };
+            self.registry.append(&event, operation).await?;
+            let topic = self.topic(name, operation).await?;
+            if let Some(known) = topic.groups.get(&group.name) {
+                check_order(known, group, &topic, operation)?;
+                if known.ready {
+                    return Ok(topic);
                 }
             }
             self.make_group(&topic, group, operation).await?;
@@ -248,17 +238,26 @@ impl Topology {
         self.registry.append(&event, operation).await.map(drop)
     }
 
-    /// Declares again what a member of the group is about to consume from, and tells what it is:
-    /// after a change of the topic, or if the broker has lost it.
-    pub(crate) async fn restore(
-        &self,
-        channel: &Channel,
-        topic: &Topic,
-        group: Name,
-        order: Order,
-    ) -> lapin::Result<()> {
-        declare::topic(channel, topic).await?;
-        declare::group(channel, topic, group, order, topic.partitions).await
+    /// Makes what is missing of a topic on the broker, because its creation has stopped half-way or
+    /// somebody has deleted a part of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTopic`], or what the connection reports.
+    pub(crate) async fn restore(&self, name: Name, operation: &'static str) -> Result<()> {
+        // So that nothing is made for a topic that was deleted.
+        self.registry.sync(operation).await?;
+        let topic = self.registry.topic(name);
+        let topic = topic.ok_or_else(|| error::unknown_topic(operation, name))?;
+        tracing::warn!(topic = %name, "something of the topic is missing, it is made again");
+        let channel = self.link.channel(operation).await?;
+        let made = async {
+            declare::topic(&channel, &topic).await?;
+            for (group, Group { order, .. }) in topic.groups.iter().filter(|(_, g)| g.ready) {
+                declare::group(&channel, &topic, *group, *order, topic.partitions).await?;
+            }
+            Ok(())
+        };
+        done(made.await, operation).map_err(|error| error.with("topic", name))
     }
 
     /// Says that the history of a partition is consumed, and deletes its queue.

@@ -1,0 +1,110 @@
+//! A message on its way to the broker, and what became of it.
+
+use broker_api::{Confirm, Error, ErrorKind, Message, MessageId, Name, Outgoing, Receipt, Result};
+use lapin::Confirmation;
+use tokio::time::Instant;
+
+use crate::error;
+use crate::publish::OPERATION;
+
+/// A message on its way.
+pub(super) struct Entry {
+    /// Its place among all that the client was given.
+    pub(super) sequence: u64,
+    pub(super) id: MessageId,
+    pub(super) partition: u32,
+    pub(super) deadline: Instant,
+    /// `None` once it is answered, though the broker has not.
+    pub(super) confirm: Option<Confirm>,
+    /// To publish it again if it was certainly not sent.
+    pub(super) message: Option<Message>,
+    /// The partition that the publisher has named.
+    pub(super) chosen: Option<u32>,
+}
+
+/// What became of a message.
+pub(super) enum Sent {
+    /// The client did not send it.
+    Unsent(lapin::Error),
+    /// It was sent, and the connection or channel ended before the answer.
+    Lost(lapin::Error),
+    Answered(Confirmation),
+}
+
+impl Entry {
+    /// The message as it was before, if somebody still waits for it.
+    pub(super) fn again(self, topic: Name) -> Option<Outgoing> {
+        let (message, confirm) = (self.message?, self.confirm?);
+        Some(Outgoing { topic, partition: self.chosen, message, deadline: self.deadline, confirm })
+    }
+
+    /// Answers, if nobody has.
+    pub(super) fn answer(&mut self, topic: Name, result: Result<Receipt>) {
+        if let Some(confirm) = self.confirm.take() {
+            confirm.done(result.map_err(|error| error.with("topic", topic)));
+        }
+    }
+}
+
+/// No queue has taken the message.
+pub(super) fn unroutable() -> Error {
+    let text = "the topic has no group and no retention, so RabbitMQ keeps no message for it";
+    Error::new(ErrorKind::Unroutable, OPERATION, text)
+}
+
+/// The broker has refused the message; of several queues one may have it and another not.
+pub(super) fn nacked() -> Error {
+    let text = "RabbitMQ could not store the message in every queue it is for; if this lasts, a \
+        queue is damaged and has to be deleted";
+    Error::new(ErrorKind::Unavailable, OPERATION, text).indeterminate()
+}
+
+/// The answer was lost.
+pub(super) fn doubtful(lost: &lapin::Error, topic_is_there: bool) -> Error {
+    if error::reply_code(lost) == Some(error::code::NOT_FOUND) || !topic_is_there {
+        // Whatever was stored went with the topic.
+        return Error::new(ErrorKind::UnknownTopic, OPERATION, "the topic was deleted");
+    }
+    let text = "the connection was lost before RabbitMQ confirmed the message";
+    Error::new(ErrorKind::Unavailable, OPERATION, text).indeterminate().with_source(lost.clone())
+}
+
+/// Its time was over before it was sent.
+pub(super) fn unsent_in_time() -> Error {
+    let text = "the message was not sent within its time limit";
+    Error::new(ErrorKind::Timeout, OPERATION, text).transient()
+}
+
+/// Its time was over before the broker answered.
+pub(super) fn unconfirmed_in_time() -> Error {
+    let text = "RabbitMQ did not confirm the message within its time limit";
+    Error::new(ErrorKind::Timeout, OPERATION, text).indeterminate()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
+
+    fn lost() -> lapin::Error {
+        std::io::Error::other("cut").into()
+    }
+
+    #[test]
+    fn a_lost_answer_is_doubtful_unless_the_topic_is_gone() {
+        assert!(doubtful(&lost(), true).is_indeterminate());
+        assert_eq!(doubtful(&lost(), false).kind(), ErrorKind::UnknownTopic);
+        let gone =
+            AMQPError::new(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND), "no exchange".into());
+        assert_eq!(
+            doubtful(&lapin::ErrorKind::ProtocolError(gone).into(), true).kind(),
+            ErrorKind::UnknownTopic
+        );
+    }
+
+    #[test]
+    fn only_what_was_sent_is_doubtful() {
+        assert!(unsent_in_time().is_transient() && unroutable().is_permanent());
+        assert!(unconfirmed_in_time().is_indeterminate() && nacked().is_indeterminate());
+    }
+}
