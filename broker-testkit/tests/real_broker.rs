@@ -1,41 +1,60 @@
-//! A real broker is found or started once, shared, and ended with the last handle.
+//! A real broker is found or started once, shared, killed and restarted, and ended with the last handle.
+
+use std::process::ExitCode;
 
 use broker_testkit::brokers::RealBroker;
+use broker_testkit::local::RabbitMqVersion;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
 
-#[test]
-fn a_broker_is_started_once_killed_restarted_and_ended_with_its_last_handle() {
-    let broker = RealBroker::kafka().own();
-    // A runtime for each use, as each case of the suite has one.
-    let run = |future: std::pin::Pin<Box<dyn Future<Output = Option<String>>>>| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(future)
-    };
-    let look = |broker: RealBroker| {
-        run(Box::pin(async move {
-            match broker.address().await {
-                Ok(address) => Some(address),
-                Err(why) if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() => {
-                    eprintln!("not run: {why:?}");
-                    None
-                }
-                Err(why) => panic!("{why:?}"),
-            }
-        }))
-    };
-    let Some(address) = look(broker.clone()) else { return };
-    assert_eq!(look(broker.clone()), Some(address.clone()), "the same for all");
+fn main() -> ExitCode {
+    let all = [
+        ("Kafka", RealBroker::kafka()),
+        ("RabbitMQ 3", RealBroker::rabbitmq(RabbitMqVersion::V3)),
+        ("RabbitMQ 4", RealBroker::rabbitmq(RabbitMqVersion::V4)),
+    ];
+    let trials = all.map(|(name, broker)| {
+        let name = format!("{name} is shared, killed, restarted, and ended with its last handle");
+        Trial::ignorable_test(name, || lives(broker.own()))
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
 
-    let answers = |address: String| {
-        run(Box::pin(async move { TcpStream::connect(&address).await.ok().map(|_| address) }))
+fn lives(broker: RealBroker) -> Result<Completion, Failed> {
+    let address = match runtime()?.block_on(broker.address()) {
+        Ok(address) => address,
+        Err(why) => match why.why_absent() {
+            Some(tried) => return Ok(Completion::ignored_with(tried)),
+            None => return Err(format!("{why:?}").into()),
+        },
     };
-    assert!(answers(address.clone()).is_some());
-    let killed = broker.clone();
-    run(Box::pin(async move { killed.kill().await.map(|()| None).unwrap() }));
-    assert!(answers(address.clone()).is_none(), "it answers after it was killed");
-    let restarted = broker.clone();
-    run(Box::pin(async move { restarted.restart().await.map(|()| None).unwrap() }));
-    assert!(answers(address.clone()).is_some(), "it does not answer after it was restarted");
+    let other = broker.clone();
+    let same = runtime()?.block_on(other.address()).is_ok_and(|other| other == address);
+    ensure(same, "another handle has another address")?;
+    drop(other);
+
+    ensure(listens(&address)?, "it does not answer")?;
+    runtime()?.block_on(broker.kill())?;
+    ensure(!listens(&address)?, "it answers after it was killed")?;
+    runtime()?.block_on(broker.restart())?;
+    ensure(listens(&address)?, "it does not answer after it was restarted")?;
     drop(broker);
-    assert!(answers(address).is_none(), "it outlives its last handle");
+    ensure(!listens(&address)?, "it outlives its last handle")?;
+    Ok(Completion::Completed)
+}
+
+/// One for each use, as each case of the suite has its own.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// `host:port`, or the same within a URL.
+fn listens(address: &str) -> std::io::Result<bool> {
+    let address = address.rsplit('@').next().unwrap_or_default().trim_end_matches("/%2f");
+    Ok(runtime()?.block_on(TcpStream::connect(address)).is_ok())
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Result<(), Failed> {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
 }

@@ -4,9 +4,11 @@
 //! 1. an address in the environment: `BROKER_TESTKIT_KAFKA` or `KAFKA_BROKERS`; for RabbitMQ 3 and 4
 //!    `BROKER_TESTKIT_RABBITMQ_3` and `BROKER_TESTKIT_RABBITMQ_4`, for 4 also `RABBITMQ_URL`;
 //! 2. Docker, where a daemon can be reached and this crate has its feature `containers`; the images
-//!    are `BROKER_TESTKIT_KAFKA_IMAGE` and `BROKER_TESTKIT_RABBITMQ_IMAGE` (4 only), otherwise those that
-//!    `scripts/docker images` builds;
+//!    are `BROKER_TESTKIT_KAFKA_IMAGE`, `BROKER_TESTKIT_RABBITMQ_3_IMAGE` and
+//!    `BROKER_TESTKIT_RABBITMQ_4_IMAGE`, otherwise those that `scripts/docker images` builds;
 //! 3. local processes, see [`local`](crate::local).
+//!
+//! `BROKER_TESTKIT_FROM=address`, `=docker` or `=local` allows only the one of these.
 //!
 //! Where none is found the error says what was tried, and the cases of the
 //! [conformance suite](crate::conformance) are reported as ignored, or as failed where
@@ -179,29 +181,57 @@ impl RealBroker {
 impl Kind {
     async fn find(self, own: bool) -> Result<Found, Missing> {
         let mut missing = Missing { tried: Vec::new(), broken: false };
-        let variables = if own { &[] } else { self.variables() };
-        if let Some(found) = in_environment(variables, |variable| std::env::var(variable).ok()) {
-            return Ok(found);
+        let from = std::env::var("BROKER_TESTKIT_FROM").unwrap_or_default();
+        let only = match Source::only(&from) {
+            Ok(only) => only,
+            Err(unknown) => return Err(Missing { tried: vec![unknown], broken: true }),
+        };
+        for source in [Source::Address, Source::Docker, Source::Local] {
+            if only.is_some_and(|only| only != source) {
+                continue;
+            }
+            let found = match source {
+                Source::Address => self.in_environment(own),
+                Source::Docker => self.in_docker().await,
+                Source::Local => self.local().await.map_err(|error| {
+                    missing.broken = !matches!(error, LocalError::NotInstalled { .. });
+                    format!("as a local process: {error}")
+                }),
+            };
+            match found {
+                Ok(found) => return Ok(found),
+                Err(why) => missing.tried.push(why),
+            }
         }
-        missing.tried.extend(variables.iter().map(|variable| format!("{variable} is not set")));
-        #[cfg(feature = "containers")]
-        match container::Container::start(self.image()).await {
-            Ok(container) => return Ok(Found::Container(container)),
-            Err(why) => missing.tried.push(why),
+        Err(missing)
+    }
+
+    fn in_environment(self, own: bool) -> Result<Found, String> {
+        if own {
+            return Err("an address is not for these tests alone".to_owned());
         }
-        #[cfg(not(feature = "containers"))]
-        missing.tried.push("Docker is not tried without the feature containers".to_owned());
-        let local = match self {
+        let variables = self.variables();
+        in_environment(variables, |variable| std::env::var(variable).ok())
+            .ok_or_else(|| format!("none is set of {}", variables.join(", ")))
+    }
+
+    #[cfg(feature = "containers")]
+    async fn in_docker(self) -> Result<Found, String> {
+        container::Container::start(self.recipe()).await.map(Found::Container)
+    }
+
+    #[cfg(not(feature = "containers"))]
+    async fn in_docker(self) -> Result<Found, String> {
+        Err("Docker is not tried without the feature containers".to_owned())
+    }
+
+    async fn local(self) -> Result<Found, LocalError> {
+        match self {
             Self::Kafka => Kafka::start(KafkaConfig::default()).await.map(Found::Kafka),
             Self::RabbitMq(version) => {
                 RabbitMq::start(RabbitMqConfig::version(version)).await.map(Found::RabbitMq)
             }
-        };
-        local.map_err(|error| {
-            missing.broken = !matches!(error, LocalError::NotInstalled { .. });
-            missing.tried.push(format!("as a local process: {error}"));
-            missing
-        })
+        }
     }
 
     fn variables(self) -> &'static [&'static str] {
@@ -213,12 +243,33 @@ impl Kind {
     }
 
     #[cfg(feature = "containers")]
-    fn image(self) -> Option<container::Recipe> {
+    fn recipe(self) -> container::Recipe {
         match self {
-            Self::Kafka => Some(container::Recipe::kafka()),
-            // There is no image of the old one that is still maintained.
-            Self::RabbitMq(RabbitMqVersion::V3) => None,
-            Self::RabbitMq(_) => Some(container::Recipe::rabbitmq()),
+            Self::Kafka => container::Recipe::kafka(),
+            Self::RabbitMq(version) => container::Recipe::rabbitmq(version),
+        }
+    }
+}
+
+/// Where a broker may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Address,
+    Docker,
+    Local,
+}
+
+impl Source {
+    /// The only one that is allowed by this value of `BROKER_TESTKIT_FROM`, if any is named.
+    fn only(from: &str) -> Result<Option<Self>, String> {
+        match from {
+            "" => Ok(None),
+            "address" => Ok(Some(Self::Address)),
+            "docker" => Ok(Some(Self::Docker)),
+            "local" => Ok(Some(Self::Local)),
+            other => {
+                Err(format!("BROKER_TESTKIT_FROM is '{other}': it may be address, docker or local"))
+            }
         }
     }
 }
@@ -258,6 +309,13 @@ mod tests {
         let general = |variable: &str| (variable == "KAFKA_BROKERS").then(|| "a:1".to_owned());
         let found = in_environment(variables, general);
         assert!(matches!(found, Some(Found::Address { address, .. }) if address == "a:1"));
+    }
+
+    #[test]
+    fn one_source_may_be_named_and_a_typing_error_is_not_passed_over() {
+        assert_eq!(Source::only("docker"), Ok(Some(Source::Docker)));
+        assert_eq!(Source::only(""), Ok(None));
+        assert!(Source::only("dokcer").is_err_and(|why| why.contains("'dokcer'")));
     }
 
     #[test]

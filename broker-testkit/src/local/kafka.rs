@@ -30,6 +30,24 @@ rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = out
 ";
 
+/// Where a single node on a small machine departs from the stock properties.
+pub(crate) const SMALL: &[(&str, &str)] = &[
+    // One node cannot hold three copies of its own topics, nor does it need fifty partitions of each.
+    ("offsets.topic.replication.factor", "1"),
+    ("offsets.topic.num.partitions", "4"),
+    ("transaction.state.log.replication.factor", "1"),
+    ("transaction.state.log.min.isr", "1"),
+    ("transaction.state.log.num.partitions", "4"),
+    ("share.coordinator.state.topic.replication.factor", "1"),
+    ("share.coordinator.state.topic.min.isr", "1"),
+    ("share.coordinator.state.topic.num.partitions", "4"),
+    // Stock is three seconds' wait for further members before a group's first message.
+    ("group.initial.rebalance.delay.ms", "0"),
+    // After a kill the node must wait for its own former session to end; stock is nine seconds.
+    ("broker.session.timeout.ms", "3000"),
+    ("broker.heartbeat.interval.ms", "500"),
+];
+
 /// How a Kafka is to be: by default a stock one, except for what makes a small one quick.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
@@ -48,25 +66,9 @@ struct Listener {
 
 impl Default for KafkaConfig {
     fn default() -> Self {
-        let small = [
-            // One node cannot hold three copies of its own topics, nor does it need fifty partitions of each.
-            ("offsets.topic.replication.factor", "1"),
-            ("offsets.topic.num.partitions", "4"),
-            ("transaction.state.log.replication.factor", "1"),
-            ("transaction.state.log.min.isr", "1"),
-            ("transaction.state.log.num.partitions", "4"),
-            ("share.coordinator.state.topic.replication.factor", "1"),
-            ("share.coordinator.state.topic.min.isr", "1"),
-            ("share.coordinator.state.topic.num.partitions", "4"),
-            // Stock is three seconds' wait for further members before a group's first message.
-            ("group.initial.rebalance.delay.ms", "0"),
-            // After a kill the node must wait for its own former session to end; stock is nine seconds.
-            ("broker.session.timeout.ms", "3000"),
-            ("broker.heartbeat.interval.ms", "500"),
-        ];
         Self {
             listeners: vec![Listener { name: "PLAINTEXT".into(), protocol: "PLAINTEXT".into() }],
-            properties: small.map(|(key, value)| (key.into(), value.into())).into(),
+            properties: SMALL.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
             format_arguments: Vec::new(),
             port: None,
             home: None,

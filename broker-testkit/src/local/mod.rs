@@ -33,3 +33,11 @@ pub use kafka::{Kafka, KafkaConfig};
 pub use lifecycle::LocalBroker;
 pub use process::ProcessId;
 pub use rabbitmq::{RabbitMq, RabbitMqConfig, RabbitMqVersion};
+
+// What brokers in containers have in common with these.
+#[cfg(feature = "containers")]
+pub(crate) use handshake::{Greeting, Protocol};
+#[cfg(feature = "containers")]
+pub(crate) use kafka::SMALL as SMALL_KAFKA;
+#[cfg(feature = "containers")]
+pub(crate) use port::Port;
