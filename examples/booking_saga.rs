@@ -1,7 +1,7 @@
 //! A booking saga: each step of a booking is an event, a step that fails has the steps before it
 //! compensated in reverse order, and a process that is killed anywhere goes on where it was.
 //!
-//! `cargo run --example booking_saga [publish|consume|both] [FILE]`
+//! `cargo run --example booking_saga [publish|consume|both|dead-letters] [FILE]`
 //!
 //! Every handler does one thing and publishes what happened; that is confirmed before the event it
 //! came from is settled, so no step is lost. A handler may run twice for one event: what was done
@@ -15,10 +15,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anybroker::{Broker, Context, Failure, GroupSpec, Name, Permanent, Read, Topic};
+use anybroker::{Broker, Consumer, Context, Failure, GroupSpec, Name, Permanent, Read, Topic};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{JsonLines, Outcome, Task};
+use shared::{JsonLines, Outcome, Task, operator};
 use tokio::sync::watch;
 
 /// What the services do for a booking, in this order.
@@ -63,7 +63,7 @@ const EMAIL: Topic<Email> = Topic::new("notification.email.send").keyed(|e| &e.t
 const SAGA: Name = Name::new("booking-saga");
 const NOTIFICATION: Name = Name::new("notification");
 /// Where events of all topics end that nobody can handle.
-const DEAD_LETTERS: &str = "dlq.failed-events";
+const DEAD_LETTERS: Name = Name::new("dlq.failed-events");
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -71,7 +71,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Outcome {
-    let task = Task::from_args("booking_saga.jsonl")?;
+    let task = Task::from_args("booking_saga.jsonl", &["dead-letters"])?;
     let broker = shared::connect().await?;
     // Kept for a week, so that they can be read again.
     let week = Duration::from_secs(7 * 24 * 3600);
@@ -81,18 +81,25 @@ async fn run() -> Outcome {
         let group = if spec.name == EMAIL.name() { NOTIFICATION } else { SAGA };
         broker.declare_group(spec.name, &GroupSpec::new(group)).await?;
     }
-    let mut expected = 0;
-    if task.publish {
-        expected = publish(&broker).await?;
-    }
-    if task.consume {
-        consume(&broker, &task, expected).await?;
+    let started = if task.publishes() { Some(publish(&broker).await?) } else { None };
+    match &*task.what {
+        "dead-letters" => operator::show(&broker, &[DEAD_LETTERS]).await?,
+        "publish" => {}
+        _ => consume(&broker, &task, started).await?,
     }
     Ok(broker.close().await?)
 }
 
+/// What was started here.
+struct Started {
+    /// How many bookings come to an end.
+    bookings: usize,
+    /// The one that nobody can handle.
+    invalid: String,
+}
+
 /// Starts bookings, some of which will be refused at one of the steps.
-async fn publish(broker: &Broker) -> anybroker::Result<usize> {
+async fn publish(broker: &Broker) -> anybroker::Result<Started> {
     let run = anybroker::MessageId::new().to_string();
     let bookings: Vec<Booking> = (0..12)
         .map(|n| Booking {
@@ -101,19 +108,25 @@ async fn publish(broker: &Broker) -> anybroker::Result<usize> {
             refused: (n % 3 == 2).then_some(n / 3 % STEPS.len()),
         })
         .collect();
+    let invalid =
+        Booking { booking: format!("{run}-invalid"), email: "nobody".into(), refused: None };
+    // As by a client in another language, which knows nothing of our rules.
+    let unchecked = Topic::unchecked(STARTED.name().as_str()).keyed(|b: &Booking| &b.booking);
+    let id = invalid.booking.clone();
+    broker.publish(unchecked, &invalid).correlation_id(id).await?;
     for booking in &bookings {
         broker.publish(STARTED, booking).correlation_id(booking.booking.clone()).await?;
     }
     println!(
-        "started {} bookings, {} of which a service will refuse",
+        "started {} bookings, {} of which a service will refuse, and one with an invalid email",
         bookings.len(),
         bookings.len() / 3
     );
-    Ok(bookings.len())
+    Ok(Started { bookings: bookings.len(), invalid: invalid.booking })
 }
 
-/// Works on bookings: until a signal, or until as many ended as were started here.
-async fn consume(broker: &Broker, task: &Task, expected: usize) -> Outcome {
+/// Works on bookings: until a signal, or until all that were started here have ended.
+async fn consume(broker: &Broker, task: &Task, started: Option<Started>) -> Outcome {
     let complete = watch::Sender::new(false);
     let stop = shared::stop(complete.subscribe());
     let saga = Arc::new(Saga {
@@ -123,54 +136,53 @@ async fn consume(broker: &Broker, task: &Task, expected: usize) -> Outcome {
     let known = saga.recover(broker).await?;
     println!("consuming into {}; {known} events of before are known", task.file.display());
 
-    let consumer = |topic| broker.consumer(topic, SAGA.as_str()).dead_letter_topic(DEAD_LETTERS);
-    let (on_completed, on_failed, on_compensated, on_email) =
-        (saga.clone(), saga.clone(), saga.clone(), saga.clone());
-    let on_started = saga.clone();
-    let mut ended = saga.ended.subscribe();
-    let enough = async {
-        if expected > 0 && ended.wait_for(|ended| *ended >= expected).await.is_ok() {
+    let mut group = broker.group(SAGA.as_str());
+    let on = saga.clone();
+    group = group.with(failing_to(broker, STARTED, SAGA), move |booking, context| {
+        let saga = on.clone();
+        async move { saga.next_step(booking, 0, &context).await }
+    });
+    let on = saga.clone();
+    group = group.with(failing_to(broker, COMPLETED, SAGA), move |done: Step, context| {
+        let saga = on.clone();
+        async move { saga.next_step(done.booking, done.step + 1, &context).await }
+    });
+    for topic in [FAILED, COMPENSATED] {
+        let on = saga.clone();
+        group = group.with(failing_to(broker, topic, SAGA), move |step: Step, context| {
+            let saga = on.clone();
+            async move { saga.undo(step.booking, step.step, &context).await }
+        });
+    }
+    let on = saga.clone();
+    group = group.with(failing_to(broker, EMAIL, NOTIFICATION), move |email, context| {
+        let saga = on.clone();
+        async move { saga.notify(&email, &context) }
+    });
+
+    let all_ended = async {
+        if let Some(started) = started {
+            // Nobody drops the sender before.
+            let _ = saga.ended.subscribe().wait_for(|ended| *ended >= started.bookings).await;
+            operator::dead(broker, DEAD_LETTERS, &started.invalid).await?;
             complete.send_replace(true);
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
-    let group = broker
-        .group(SAGA.as_str())
-        .with(
-            broker.consumer(STARTED, SAGA.as_str()).dead_letter_topic(DEAD_LETTERS),
-            move |booking, context| {
-                let saga = on_started.clone();
-                async move { saga.next_step(booking, 0, &context).await }
-            },
-        )
-        .with(consumer(COMPLETED), move |Step { booking, step }, context| {
-            let saga = on_completed.clone();
-            async move { saga.next_step(booking, step + 1, &context).await }
-        })
-        .with(consumer(FAILED), move |Step { booking, step }, context| {
-            let saga = on_failed.clone();
-            async move { saga.undo(booking, step, &context).await }
-        })
-        .with(consumer(COMPENSATED), move |Step { booking, step }, context| {
-            let saga = on_compensated.clone();
-            async move { saga.undo(booking, step, &context).await }
-        })
-        .with(
-            broker.consumer(EMAIL, NOTIFICATION.as_str()).dead_letter_topic(DEAD_LETTERS),
-            move |email, context| {
-                let saga = on_email.clone();
-                async move { saga.notify(&email, &context) }
-            },
-        );
     tokio::select! {
         ran = group.run(stop) => ran?,
-        () = enough => {}
+        failed = all_ended => return failed,
     }
     println!("{} bookings ended", *saga.ended.borrow());
     for (what, count) in saga.services().counts() {
         println!("  {what}: {count}");
     }
-    Ok(())
+    Ok(operator::show(broker, &[DEAD_LETTERS]).await?)
+}
+
+/// A consumer whose messages end with those of all others where nobody can handle them.
+fn failing_to<T>(broker: &Broker, topic: Topic<T>, group: Name) -> Consumer<T> {
+    broker.consumer(topic, group.as_str()).dead_letter_topic(DEAD_LETTERS.as_str())
 }
 
 struct Saga {

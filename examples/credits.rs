@@ -1,7 +1,11 @@
 //! Credits: operations on the credits of users come over two topics, and are counted in their
 //! order, each once, also when it is delivered twice. The ledger survives the process.
 //!
-//! `cargo run --example credits [publish|consume|both] [FILE]`
+//! `cargo run --example credits [publish|consume|both|dead-letters|redrive|mishap] [FILE]`
+//!
+//! `mishap` shows what becomes of operations that are invalid or of a locked user: they end as dead
+//! letters, and are put back when the cause is mended. The same step by step, on a real broker:
+//! consume with `LARGEST=50 LOCKED=user-3`, look at `dead-letters`, `redrive`, consume without.
 
 mod shared;
 
@@ -10,10 +14,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anybroker::{Broker, Failure, GroupSpec, MessageId, Name, Topic};
+use anybroker::dead_letter::dead_letter_topic;
+use anybroker::{Broker, Failure, GroupSpec, MessageId, Name, Retry, Topic};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{JsonLines, Outcome, Task};
+use shared::{JsonLines, Outcome, Task, operator, trouble};
 use tokio::sync::watch;
 
 /// The end of a process that earned or cost credits.
@@ -23,7 +28,7 @@ struct ProcessEnd {
     operation_id: String,
     #[garde(length(min = 1))]
     user: String,
-    #[garde(range(min = -1_000_000, max = 1_000_000))]
+    #[garde(range(min = -1_000_000, max = 1_000_000), custom(trouble::not_too_large))]
     credits: i64,
 }
 
@@ -41,30 +46,35 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Outcome {
-    let task = Task::from_args("credits.jsonl")?;
+    let task = Task::from_args("credits.jsonl", &["dead-letters", "redrive", "mishap"])?;
+    trouble::from_env()?;
     let broker = shared::connect().await?;
+    let (mut dead_letters, mut published) = (Vec::new(), Vec::new());
     for (topic, group) in [(PROCESS_END, PROCESS_END_GROUP), (MULTIMODEL, MULTIMODEL_GROUP)] {
         broker.create_topic(&topic.spec()).await?;
         broker.declare_group(topic.name(), &GroupSpec::new(group)).await?;
+        dead_letters.push(dead_letter_topic(topic.name(), group)?);
+        if task.publishes() {
+            published.extend(publish(&broker, topic).await?);
+        }
     }
-
-    let mut published = HashMap::new();
-    if task.publish {
-        publish(&broker, PROCESS_END, &mut published).await?;
-        publish(&broker, MULTIMODEL, &mut published).await?;
-    }
-    if task.consume {
-        consume(&broker, &task, published).await?;
+    let consuming = consume(&broker, &task, &published);
+    match &*task.what {
+        "dead-letters" => operator::show(&broker, &dead_letters).await?,
+        "redrive" => operator::redrive(&broker, &dead_letters).await?,
+        "mishap" => {
+            trouble::begin(50, "user-3");
+            let refused = published.iter().filter(|o| trouble::refuses(o.credits, &o.user)).count();
+            operator::mend_during(consuming, &broker, &dead_letters, refused).await?;
+        }
+        "publish" => {}
+        _ => consuming.await?,
     }
     Ok(broker.close().await?)
 }
 
-/// Publishes operations, some of them twice, and notes how often each.
-async fn publish(
-    broker: &Broker,
-    topic: Topic<ProcessEnd>,
-    published: &mut HashMap<String, u32>,
-) -> anybroker::Result<()> {
+/// Publishes operations, some of them twice.
+async fn publish(broker: &Broker, topic: Topic<ProcessEnd>) -> anybroker::Result<Vec<ProcessEnd>> {
     let mut operations = Vec::new();
     for n in 0..50 {
         let operation = ProcessEnd {
@@ -74,24 +84,28 @@ async fn publish(
         };
         // A publisher that got no answer in time publishes again.
         let times = if n % 10 == 0 { 2 } else { 1 };
-        published.insert(operation.operation_id.clone(), times);
-        operations.extend(std::iter::repeat_n(operation, times as usize));
+        operations.extend(std::iter::repeat_n(operation, times));
     }
     for result in broker.publish_all(topic, &operations).await {
         result?;
     }
     println!("published 50 operations to {}, 5 of them twice", topic.name());
-    Ok(())
+    Ok(operations)
 }
 
 /// Counts operations: until a signal, or until all that were published here are counted.
-async fn consume(broker: &Broker, task: &Task, published: HashMap<String, u32>) -> Outcome {
+async fn consume(broker: &Broker, task: &Task, published: &[ProcessEnd]) -> Outcome {
     let complete = watch::Sender::new(false);
     let [stop, stop_multimodel] = [(); 2].map(|()| shared::stop(complete.subscribe()));
     let ledger = RefCell::new(Ledger::open(&task.file)?);
     println!("consuming both topics into {}", task.file.display());
-    let expected = RefCell::new(published);
+    let mut expected: HashMap<_, u32> = HashMap::new();
+    for operation in published {
+        *expected.entry(operation.operation_id.clone()).or_default() += 1;
+    }
+    let expected = RefCell::new(expected);
     let count = async |operation: ProcessEnd, _| -> Result<(), Failure> {
+        trouble::check_locked(&operation.user)?;
         ledger.borrow_mut().count(&operation)?;
         let mut expected = expected.borrow_mut();
         if let Some(times) = expected.get_mut(&operation.operation_id) {
@@ -106,14 +120,17 @@ async fn consume(broker: &Broker, task: &Task, published: HashMap<String, u32>) 
         Ok(())
     };
 
+    let retry = Retry::exponential().attempts(3);
     let process_end = broker
         .consumer(PROCESS_END, PROCESS_END_GROUP.as_str())
         .concurrency(16)
+        .retry(retry.clone())
         .until(stop)
         .run(&count);
     let multimodel = broker
         .consumer(MULTIMODEL, MULTIMODEL_GROUP.as_str())
         .concurrency(16)
+        .retry(retry.clone())
         .until(stop_multimodel)
         .run(&count);
     tokio::try_join!(process_end, multimodel)?;

@@ -51,31 +51,18 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Outcome {
-    let replay = std::env::args().nth(1).is_some_and(|what| what == "replay");
-    let task = match replay {
-        false => Task::from_args("video_events.jsonl")?,
-        true => Task {
-            publish: false,
-            consume: false,
-            file: std::env::args().nth(2).unwrap_or_else(|| "video_events.jsonl".into()).into(),
-        },
-    };
+    let task = Task::from_args("video_events.jsonl", &["replay"])?;
     let broker = shared::connect().await?;
     let week = Duration::from_secs(7 * 24 * 3600);
     for (topic, ..) in KINDS {
         broker.create_topic(&topic.spec().retention(week)).await?;
         broker.declare_group(topic.name(), &GroupSpec::new(GROUP)).await?;
     }
-    if replay {
-        rebuild(&broker, &task.file).await?;
-        return Ok(broker.close().await?);
-    }
-    let mut expected = HashSet::new();
-    if task.publish {
-        expected = publish(&broker).await?;
-    }
-    if task.consume {
-        consume(&broker, &task.file, expected).await?;
+    let published = if task.publishes() { publish(&broker).await? } else { HashSet::new() };
+    match &*task.what {
+        "replay" => rebuild(&broker, &task.file).await?,
+        "publish" => {}
+        _ => consume(&broker, &task.file, published).await?,
     }
     Ok(broker.close().await?)
 }

@@ -10,6 +10,26 @@ pub use config::{BrokerKind, Config};
 pub use routed::Routed;
 pub use signal::shutdown_signal;
 
+/// The code in the pages of `docs/`, so that it compiles.
+#[cfg(doctest)]
+mod pages {
+    macro_rules! pages {
+        ($($name:ident $file:literal),* $(,)?) => {
+            $(#[doc = include_str!(concat!("../docs/", $file))] struct $name;)*
+        };
+    }
+
+    pages! {
+        Configuration "CONFIGURATION.md",
+        Design "DESIGN.md",
+        Failures "FAILURES.md",
+        Requests "REQUESTS.md",
+        Scheduling "SCHEDULING.md",
+        Semantics "SEMANTICS.md",
+        Telemetry "TELEMETRY.md",
+    }
+}
+
 /// Connects to the broker that the environment chooses, see [`Config::from_env`].
 ///
 /// # Errors

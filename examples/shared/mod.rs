@@ -1,6 +1,12 @@
-//! What both applications need besides the messaging: their arguments, and a file of JSON lines.
+//! What the applications need besides the messaging: their arguments, a file of JSON lines, and
+//! something to go wrong, with the operator who mends it.
 
 mod json_lines;
+// Not every application has all of it.
+#[allow(dead_code)]
+pub(crate) mod operator;
+#[allow(dead_code)]
+pub(crate) mod trouble;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,26 +19,28 @@ pub(crate) use json_lines::JsonLines;
 /// Any error; `anybroker`'s own are one line, and so are these then.
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// What to do, from the arguments: `[publish|consume|both] [FILE]`.
+/// What to do, from the arguments: `[publish|consume|both|…] [FILE]`.
 pub(crate) struct Task {
-    pub(crate) publish: bool,
-    pub(crate) consume: bool,
+    pub(crate) what: String,
     pub(crate) file: PathBuf,
 }
 
 impl Task {
-    pub(crate) fn from_args(default_file: &str) -> Result<Self, String> {
+    /// `more` is what the application can do besides publishing and consuming.
+    pub(crate) fn from_args(default_file: &str, more: &[&str]) -> Result<Self, String> {
         let mut args = std::env::args().skip(1);
-        let (publish, consume) = match args.next().as_deref() {
-            Some("publish") => (true, false),
-            Some("consume") => (false, true),
-            None | Some("both") => (true, true),
-            Some(other) => {
-                return Err(format!("{other:?}? The arguments are [publish|consume|both] [FILE]"));
-            }
-        };
+        let what = args.next().unwrap_or_else(|| "both".into());
+        let words = [&["publish", "consume", "both"][..], more].concat();
+        if !words.contains(&&*what) {
+            return Err(format!("{what:?}? The arguments are [{}] [FILE]", words.join("|")));
+        }
         let file = args.next().unwrap_or_else(|| default_file.into()).into();
-        Ok(Self { publish, consume, file })
+        Ok(Self { what, file })
+    }
+
+    /// Whether to publish before anything else.
+    pub(crate) fn publishes(&self) -> bool {
+        ["publish", "both", "mishap"].contains(&&*self.what)
     }
 }
 

@@ -52,8 +52,8 @@ impl App {
         Ok(Self { child, lines, seen: String::new(), errors: Some(errors) })
     }
 
-    /// Waits until a line with this text was printed.
-    pub(crate) fn wait_for(&mut self, text: &str) -> Outcome {
+    /// Waits until a line with this text was printed; gives all until then.
+    pub(crate) fn wait_for(&mut self, text: &str) -> Result<String, Box<dyn std::error::Error>> {
         let deadline = Instant::now() + LIMIT;
         while !self.seen.contains(text) {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -68,7 +68,7 @@ impl App {
                 }
             }
         }
-        Ok(())
+        Ok(self.seen.clone())
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Outcome {

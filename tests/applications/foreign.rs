@@ -1,14 +1,12 @@
 //! Clients of other languages on the other side: kcat on Kafka, pika on RabbitMQ.
 
 use std::collections::HashSet;
-use std::error::Error;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::peer::{self, kcat, pika};
 use crate::places::{Kind, Visit};
 use crate::{Outcome, ensure, ids, lines, until};
 
@@ -58,10 +56,7 @@ pub(crate) fn keeps_what_is_invalid(visit: &Visit, directory: &Path) -> Outcome 
     until("the valid record", || Ok(!lines(&file)?.is_empty()))?;
     consumer.signal(Signal::TERM)?;
     consumer.succeed()?;
-    let found = match visit.kind {
-        Kind::Kafka => read_by_kcat(visit, &dead_letters)?,
-        _ => read_by_pika(visit, &[format!("{dead_letters}::stream")])?,
-    };
+    let found = peer::kept(visit, &dead_letters)?;
     let about = |payload: &str, kind: &str, path: &str| {
         let found = found.iter().find(|found| found.payload == payload);
         let found = found.ok_or_else(|| format!("{payload:?} is no dead letter"))?;
@@ -79,10 +74,10 @@ pub(crate) fn keeps_what_is_invalid(visit: &Visit, directory: &Path) -> Outcome 
 pub(crate) fn writes_what_foreign_clients_read(visit: &Visit, directory: &Path) -> Outcome {
     visit.run("feature_usage", "publish", &directory.join("nowhere"))?;
     let found = match visit.kind {
-        Kind::Kafka => read_by_kcat(visit, TOPIC)?,
+        Kind::Kafka => peer::kept(visit, TOPIC)?,
         _ => {
             let queue = |n| format!("{TOPIC}:{GROUP}:{n}");
-            read_by_pika(visit, &(0..PARTITIONS).map(queue).collect::<Vec<_>>())?
+            peer::read_by_pika(visit, &(0..PARTITIONS).map(queue).collect::<Vec<_>>())?
         }
     };
     // Other tests have written to the topic too.
@@ -101,81 +96,4 @@ pub(crate) fn writes_what_foreign_clients_read(visit: &Visit, directory: &Path) 
     // So that the next test finds nothing to consume.
     visit.run("feature_usage", "both", &directory.join("rest"))?;
     Ok(())
-}
-
-/// A message as a foreign client shows it. The properties of AMQP are headers here.
-#[derive(Debug)]
-struct Found {
-    key: Option<String>,
-    headers: Vec<(String, String)>,
-    payload: String,
-}
-
-impl Found {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| &**value)
-    }
-}
-
-fn read_by_kcat(visit: &Visit, topic: &str) -> Result<Vec<Found>, Box<dyn Error>> {
-    let printed = kcat(visit, &["-C", "-t", topic, "-o", "beginning", "-e", "-q", "-J"], "")?;
-    let found = |line: &str| {
-        let record: Value = serde_json::from_str(line)?;
-        let headers = record["headers"].as_array().map_or(&[][..], Vec::as_slice);
-        // Name, value, name, value.
-        let pairs = headers.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1])));
-        Ok(Found {
-            key: record["key"].as_str().map(str::to_owned),
-            headers: pairs.collect(),
-            payload: text(&record["payload"]),
-        })
-    };
-    printed.lines().map(found).collect()
-}
-
-fn read_by_pika(visit: &Visit, queues: &[String]) -> Result<Vec<Found>, Box<dyn Error>> {
-    let arguments: Vec<_> = std::iter::once("read").chain(queues.iter().map(|q| &**q)).collect();
-    let printed = pika(visit, &arguments, "")?;
-    let found = |line: &str| {
-        let message: Value = serde_json::from_str(line)?;
-        ensure(message["delivery_mode"] == 2, "it is not persistent")?;
-        let table = message["headers"].as_object().ok_or("no headers")?;
-        let mut headers: Vec<_> = table.iter().map(|(n, value)| (n.clone(), text(value))).collect();
-        for (property, name) in [("message_id", "message-id"), ("content_type", "content-type")] {
-            if let Some(value) = message[property].as_str() {
-                headers.push((name.into(), value.into()));
-            }
-        }
-        let key = table.get("x-broker-key").map(text);
-        Ok(Found { key, headers, payload: text(&message["payload"]) })
-    };
-    printed.lines().map(found).collect()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn kcat(visit: &Visit, arguments: &[&str], input: &str) -> Result<String, Box<dyn Error>> {
-    let mut command = Command::new("kcat");
-    command.args(["-b", visit.variable("KAFKA_BROKERS")?]).args(arguments);
-    run(command, input)
-}
-
-fn pika(visit: &Visit, arguments: &[&str], input: &str) -> Result<String, Box<dyn Error>> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/applications/pika_client.py");
-    // The system's own, for which pika is installed as a package.
-    let mut command = Command::new("/usr/bin/python3");
-    command.args([script, visit.variable("RABBITMQ_URL")?]).args(arguments);
-    run(command, input)
-}
-
-fn run(mut command: Command, input: &str) -> Result<String, Box<dyn Error>> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
-    child.stdin.take().ok_or("no stdin")?.write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure(output.status.success(), &format!("{command:?}: {}: {errors}", output.status))?;
-    Ok(String::from_utf8(output.stdout)?)
 }

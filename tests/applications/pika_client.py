@@ -35,12 +35,13 @@ def read(channel, queues):
         for method, properties, body in channel.consume(queue, inactivity_timeout=1.0, arguments=arguments):
             if method is None:
                 break
-            headers = {name: value.decode() if isinstance(value, bytes) else value
+            headers = {name: value.decode(errors="replace") if isinstance(value, bytes) else value
                        for name, value in (properties.headers or {}).items()}
             print(json.dumps({
                 "queue": queue, "routing_key": method.routing_key, "payload": body.decode(),
                 "headers": headers, "message_id": properties.message_id,
                 "content_type": properties.content_type, "timestamp": properties.timestamp,
+                "correlation_id": properties.correlation_id,
                 "delivery_mode": properties.delivery_mode,
             }, default=str))
             channel.basic_ack(method.delivery_tag)

@@ -44,6 +44,7 @@ pub(crate) struct Place {
 pub(crate) struct Visit<'a> {
     pub(crate) kind: Kind,
     pub(crate) variables: Variables,
+    runtime: &'a Runtime,
     _alone: MutexGuard<'a, ()>,
 }
 
@@ -72,6 +73,13 @@ impl Place {
             ],
             (_, Some(address)) => vec![("RABBITMQ_URL".into(), address)],
         };
-        Ok(Visit { kind: self.kind, variables, _alone: alone })
+        Ok(Visit { kind: self.kind, variables, runtime: &self.runtime, _alone: alone })
+    }
+}
+
+impl Visit<'_> {
+    /// Waits for something of the testkit.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
     }
 }
