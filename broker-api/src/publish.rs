@@ -26,6 +26,9 @@ const OVERHEAD_BYTES: usize = 256;
 /// How long after the deadline a backend may still answer with what really happened.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// The longest time limit, so that its end is a time that there is: longer ones are cut to it.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A message to be published: await it for the broker's confirmation, or [`enqueue`](Self::enqueue)
 /// it. The value was encoded and validated already; what was wrong with it comes out when awaited.
 ///
@@ -47,7 +50,7 @@ pub struct Publish {
 
 impl Publish {
     pub(crate) fn new(broker: Broker, topic: Name, message: Result<Message>) -> Self {
-        let timeout = broker.inner.settings.publish_timeout;
+        let timeout = broker.inner.settings.publish_timeout.min(LONGEST_TIMEOUT);
         Self { broker, topic, message, partition: None, timeout, due: None, checked: true }
     }
 
@@ -83,7 +86,7 @@ impl Publish {
 
     /// Sets how long it may take in all; 30 s unless the settings say otherwise.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(LONGEST_TIMEOUT);
         self
     }
 

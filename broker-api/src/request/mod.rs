@@ -29,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::headers::HeaderValue;
 use crate::message::{Message, MessageId};
 use crate::name::Name;
-use crate::publish::Publish;
+use crate::publish::{LONGEST_TIMEOUT, Publish};
 use crate::topic::Topic;
 
 /// The topic that the answer is wanted in.
@@ -112,7 +112,7 @@ impl Broker {
             topic: questions.name(),
             message: questions.encode(question),
             answers,
-            timeout: self.inner.settings.publish_timeout,
+            timeout: self.inner.settings.publish_timeout.min(LONGEST_TIMEOUT),
         }
     }
 }
@@ -137,7 +137,7 @@ impl<A: 'static> Request<A> {
     /// Sets how long it may take in all, from when it is awaited until the answer is here; otherwise
     /// as long as a publish may ([`Settings::publish_timeout`](crate::Settings)).
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(LONGEST_TIMEOUT);
         self
     }
 

@@ -39,8 +39,8 @@ use tiers::Tiers;
 ///   is published again, with the same id, where a scheduler dies between publishing it and
 ///   noting that.
 /// - Times are compared with the clock of the scheduler's host.
-/// - Messages of one key that are put off come in the order of their times, to the second; those
-///   that are not put off pass them.
+/// - Messages that are put off come in the order of their times, to the second, unless they are late
+///   because no scheduler was running; those that are not put off pass them.
 /// - They wait in topics of their own, `{scheduled}.now` to `{scheduled}.4h`, where `{scheduled}` is
 ///   [`Settings::scheduled`](crate::Settings). These topics keep what is in them as long as the
 ///   broker's topics do by default (7 days on a Kafka with default settings): no longer than that

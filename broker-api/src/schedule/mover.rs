@@ -164,27 +164,15 @@ impl<'a> Mover<'a> {
         }
         let left = waiting.ticket.as_ref().map_or(Duration::ZERO, |ticket| clock::left(ticket.due));
         let next = self.tiers.next(left);
-        if !left.is_zero() && next.last && self.tier.last {
+        let published = if !(self.tier.last && next.last) {
+            // Also what is late goes by the last topic, behind what was to come before it.
+            let message = stamp(waiting.delivery.message().clone());
+            self.publish(next.topic, None, message).await
+        } else if left.is_zero() {
+            self.deliver(&waiting).await
+        } else {
             let until = waiting.until + left;
             return Some(Waiting { until, ..waiting });
-        }
-        let message = waiting.delivery.message();
-        let published = match &waiting.ticket {
-            Ok(_) if !left.is_zero() => {
-                self.publish(next.topic, None, stamp(message.clone())).await
-            }
-            Ok(ticket) => {
-                self.tell_late(ticket);
-                let message = Ticket::take_off(message.clone());
-                match self.publish(ticket.topic, ticket.partition, message).await {
-                    // A broker that is being closed says nothing about the message.
-                    Err(error) if error.is_permanent() && error.kind() != ErrorKind::Closed => {
-                        self.give_up(&waiting, &error).await
-                    }
-                    published => published,
-                }
-            }
-            Err(error) => self.give_up(&waiting, error).await,
         };
         match published {
             Ok(()) => {
@@ -195,6 +183,23 @@ impl<'a> Mover<'a> {
                 tracing::warn!(%error, "a scheduled message could not be moved on; it is tried again");
                 Some(Waiting { until: clock::now() + PAUSE, ..waiting })
             }
+        }
+    }
+
+    /// Publishes the message to the topic that it is for, or puts it among the dead letters.
+    async fn deliver(&self, waiting: &Waiting) -> Result<()> {
+        let ticket = match &waiting.ticket {
+            Ok(ticket) => ticket,
+            Err(error) => return self.give_up(waiting, error).await,
+        };
+        self.tell_late(ticket);
+        let message = Ticket::take_off(waiting.delivery.message().clone());
+        match self.publish(ticket.topic, ticket.partition, message).await {
+            // A broker that is being closed says nothing about the message.
+            Err(error) if error.is_permanent() && error.kind() != ErrorKind::Closed => {
+                self.give_up(waiting, &error).await
+            }
+            published => published,
         }
     }
 
