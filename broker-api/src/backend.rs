@@ -129,8 +129,8 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`ErrorKind::UnknownTopic`]; by default [`ErrorKind::Unsupported`].
     async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
-        let text = format!("{} does not tell how far group {group} is behind", self.system());
-        Err(Error::new(ErrorKind::Unsupported, "lag", text).with("topic", topic))
+        let _ = group;
+        Err(unsupported(self, topic, Capability::Lag))
     }
 
     /// The state as it is known now. Never stale: a lost connection or consumer shows.

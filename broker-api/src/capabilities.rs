@@ -21,6 +21,8 @@ pub enum Capability {
     Compaction,
     /// Partitions can be added to a topic.
     AddPartitions,
+    /// How many messages a group has not settled can be asked.
+    Lag,
 }
 
 /// What a backend can do for one topic: everything but what is listed as missing.
@@ -63,6 +65,7 @@ impl fmt::Display for Capability {
             Self::Balance => "balance",
             Self::Compaction => "compaction",
             Self::AddPartitions => "adding partitions",
+            Self::Lag => "lag",
         })
     }
 }

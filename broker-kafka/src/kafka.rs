@@ -21,6 +21,7 @@ use crate::delivered::Producer;
 use crate::elsewhere::Elsewhere;
 use crate::error::{self, Report};
 use crate::group;
+use crate::lag::Lags;
 use crate::link::Link;
 use crate::lookup;
 use crate::member::{Member, Membership};
@@ -49,6 +50,7 @@ pub struct Kafka {
     /// `None` once closed.
     topics: Mutex<Option<Arc<Topics>>>,
     members: Arc<Members>,
+    lags: Arc<Lags>,
     tasks: Arc<[AbortHandle]>,
     runtime: Handle,
     /// Whether `close` was called: readings end.
@@ -93,6 +95,7 @@ impl Kafka {
             }),
         ];
         Ok(Self {
+            lags: Arc::new(Lags::new(config.clone())),
             config,
             link,
             publisher,
@@ -214,6 +217,12 @@ impl Backend for Kafka {
         .await
     }
 
+    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
+        let count = self.topics("lag")?.partition_count(topic, "lag").await?;
+        let lags = self.lags.clone();
+        blocking("lag", move || lags.lag(topic, count, group)).await
+    }
+
     fn health(&self) -> Health {
         let (connection, last_error) = self.link.health();
         let mut health = Health::new(connection);
@@ -228,6 +237,7 @@ impl Backend for Kafka {
         let ended = self.closing.get_or_init(|| {
             let (done, ended) = watch::channel(None);
             self.closed.send_replace(true);
+            self.lags.close();
             let (link, members) = (self.link.clone(), self.members.clone());
             let (publisher, tasks) = (self.publisher.clone(), self.tasks.clone());
             let topics = self.lock_topics().take();

@@ -26,6 +26,7 @@ mod error;
 mod group;
 mod in_flight;
 mod kafka;
+mod lag;
 mod link;
 mod lookup;
 mod member;

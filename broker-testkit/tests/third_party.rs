@@ -187,8 +187,8 @@ impl Backend for Counter {
     }
 
     fn capabilities(&self, _: Name) -> Capabilities {
-        use Capability::{AddPartitions, Balance, Compaction, Replay, StartPosition};
-        let lacks = [Replay, StartPosition, Balance, Compaction, AddPartitions];
+        use Capability::{AddPartitions, Balance, Compaction, Lag, Replay, StartPosition};
+        let lacks = [Replay, StartPosition, Balance, Compaction, AddPartitions, Lag];
         lacks
             .into_iter()
             .fold(Capabilities::all(), |c, lack| c.without(lack, "a post office only forwards"))

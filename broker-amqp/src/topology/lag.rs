@@ -2,9 +2,9 @@
 
 use broker_api::{Name, Order, Result};
 use futures_util::future::try_join_all;
+use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
-use lapin::Channel;
 
 use super::Topology;
 use crate::{error, names};

@@ -2,7 +2,6 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt, select_all, unfold};
@@ -14,6 +13,7 @@ use super::membership::Membership;
 use crate::delivery::Delivery;
 use crate::error::Result;
 use crate::name::Name;
+use crate::schedule;
 
 /// The deliveries of the retry topics whose messages wait, each topic with a prefetch of its own,
 /// so that long waits do not keep short ones out.
@@ -67,7 +67,7 @@ impl Delayed {
     /// Keeps a message until it is due; gives it back at once if it is due already.
     fn keep(&mut self, delivery: Delivery) -> Option<Held> {
         let held = Held::retried(delivery, self.topic)?;
-        let left = held.due().and_then(|due| due.duration_since(SystemTime::now()).ok());
+        let left = held.due().and_then(|due| due.duration_since(schedule::now()).ok());
         let Some(due) = left.and_then(|left| Instant::now().checked_add(left)) else {
             return Some(held);
         };

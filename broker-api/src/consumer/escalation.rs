@@ -1,6 +1,6 @@
 //! Where a message goes that could not be handled in place.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use crate::delivery::Received;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::name::Name;
+use crate::schedule;
 
 /// The stations of a failed message of one topic and group: its delayed retries, then its end.
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl Escalation {
         error: &Error,
         may_wait: bool,
     ) -> Next {
-        let now = SystemTime::now();
+        let now = schedule::now();
         let mut history = History {
             topic: Some(self.topic.as_str().to_owned()),
             partition: Some(received.partition),

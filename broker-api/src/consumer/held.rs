@@ -13,6 +13,7 @@ use crate::delivery::{Delivery, Received, Settler};
 use crate::error::{Error, ErrorKind};
 use crate::message::Message;
 use crate::name::Name;
+use crate::schedule;
 use crate::telemetry::Counted;
 
 /// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
@@ -93,7 +94,7 @@ impl Held {
 
     /// The attempt that was begun last has failed.
     pub(super) fn failed(&mut self, failure: Failure, retry: &Retry) -> Failed {
-        self.history.first_failure.get_or_insert_with(SystemTime::now);
+        self.history.first_failure.get_or_insert_with(schedule::now);
         let pauses = self.pauses.get_or_insert_with(|| retry.pauses());
         let (received, attempt) = (&self.received, self.history.attempts);
         if let Some(pause) = pauses.next().filter(|_| !failure.is_permanent()) {

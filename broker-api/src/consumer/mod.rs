@@ -18,6 +18,8 @@ mod retry;
 mod runner;
 mod service;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;

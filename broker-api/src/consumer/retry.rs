@@ -148,6 +148,15 @@ mod tests {
     }
 
     #[test]
+    fn pauses_end_before_they_take_longer_together_than_they_may() {
+        let retry = Retry::forever().jitter(false);
+        let total = |total| ms(retry.clone().total(Duration::from_millis(total)).pauses(), 5);
+        assert_eq!(total(701), [100, 200, 400]);
+        assert_eq!(total(699), [100, 200]);
+        assert_eq!(total(99), [0; 0]);
+    }
+
+    #[test]
     fn jitter_only_ever_lengthens_a_pause() {
         let plain = Retry::exponential().jitter(false).attempts(12);
         for _ in 0..100 {

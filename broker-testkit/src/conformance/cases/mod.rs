@@ -12,6 +12,7 @@ mod foreign;
 mod groups;
 mod handler;
 mod health;
+mod lag;
 mod many;
 mod order;
 mod outage;
@@ -46,6 +47,7 @@ pub fn all() -> impl Iterator<Item = Case> {
         backpressure::CASES,
         errors::CASES,
         health::CASES,
+        lag::CASES,
         close::CASES,
         many::CASES,
         foreign::CASES,
