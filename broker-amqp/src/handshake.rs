@@ -53,7 +53,10 @@ pub(crate) async fn look(
 ) -> Result<Version> {
     let (host, port) = (&uri.authority.host, uri.authority.port);
     let unavailable = |why: String| {
-        let text = format!("{host}:{port}: {why}");
+        let text = format!(
+            "{host}:{port}: {why}; check that RabbitMQ is running there, and that host, port and \
+             scheme (amqp:// plain, amqps:// encrypted) are right"
+        );
         Error::new(ErrorKind::Unavailable, "connect", text).transient()
     };
     let asked = tokio::time::timeout(patience, ask(uri, tls)).await;

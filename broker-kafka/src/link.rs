@@ -87,7 +87,6 @@ impl Link {
             match (up, &state.connection) {
                 (true, _) => state.connection = Connection::Up,
                 (false, Connection::Up | Connection::Reconnecting { .. }) => state.lose(),
-                // A refusal stays what it is until a broker takes the credentials.
                 (false, _) => {}
             }
         });
@@ -109,8 +108,12 @@ impl Link {
 }
 
 impl State {
-    /// No broker is connected.
+    /// No broker is connected. A refusal stays what it is until a broker takes the credentials:
+    /// librdkafka reports each as the loss of all brokers too.
     fn lose(&mut self) {
+        if matches!(self.connection, Connection::Refused(_)) {
+            return;
+        }
         if !matches!(self.connection, Connection::Reconnecting { .. }) {
             self.connects_at_loss = self.connects;
         }
@@ -219,6 +222,7 @@ mod tests {
     fn refused_credentials_show_until_they_are_taken() {
         let link = Link::new();
         link.error(&KafkaError::Global(RDKafkaErrorCode::Authentication), "SASL failed");
+        link.error(&KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
         assert_eq!(observe(&link, "DOWN", 1), Connection::Refused("SASL failed".into()));
         assert_eq!(observe(&link, "UP", 2), Connection::Up);
         link.close();

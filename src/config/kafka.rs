@@ -49,6 +49,10 @@ pub(super) async fn connect(config: Option<&KafkaConfig>) -> Result<Arc<dyn Back
     })?;
     let connected = Kafka::connect(config.clone()).await;
     Ok(Arc::new(connected.map_err(|error| match (error.kind(), error.context("property")) {
+        (ErrorKind::Configuration, Some(property)) if config.properties.contains_key(property) => {
+            let suffix = property.replace('.', "_").to_uppercase();
+            error.with("setting", format!("{}{suffix}", keys::KAFKA_PROPERTIES_.variable))
+        }
         // It names the property of librdkafka, and that one the setting.
         (ErrorKind::Configuration, Some(_)) => error,
         (ErrorKind::Unauthenticated, _) => {
