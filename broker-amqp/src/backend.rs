@@ -252,6 +252,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn problem(&self, number: u64) -> Option<String> {
+        self.consumers().get(&number)?.problem.clone()
+    }
+
     pub(crate) fn remove_consumer(&self, number: u64) {
         self.consumers().remove(&number);
     }

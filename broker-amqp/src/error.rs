@@ -21,6 +21,18 @@ pub(crate) fn reply_code(error: &lapin::Error) -> Option<u16> {
     }
 }
 
+/// Whether the exchange or queue does not exist. For a moment after its start a broker has the same
+/// reply code for queues that it has not brought up yet.
+pub(crate) fn is_missing(error: &lapin::Error) -> bool {
+    match error.kind() {
+        Lapin::ProtocolError(said) => {
+            let text = said.get_message().as_str();
+            said.get_id() == code::NOT_FOUND && !text.contains("is down or inaccessible")
+        }
+        _ => false,
+    }
+}
+
 /// Whether lapin could not make sense of what the broker sent.
 pub(crate) fn is_unreadable(error: &lapin::Error) -> bool {
     matches!(error.kind(), Lapin::ParsingError(_))
@@ -36,6 +48,10 @@ pub(crate) fn failed(operation: &'static str, error: lapin::Error) -> Error {
     let (kind, text, transient) = match (reply_code(&error), error.kind()) {
         (Some(code::ACCESS_REFUSED), _) => {
             (Unauthorized, format!("RabbitMQ does not allow it: {said}"), false)
+        }
+        // A stream that has just been declared, or a broker that has just been started.
+        (Some(code::PRECONDITION_FAILED), _) if said.contains(NO_REPLICA) => {
+            (Unavailable, format!("RabbitMQ is not ready: {said}"), true)
         }
         (Some(code::PRECONDITION_FAILED), _) => {
             (Mismatch, format!("what exists on the broker is different: {said}"), false)
@@ -59,6 +75,8 @@ pub(crate) fn failed(operation: &'static str, error: lapin::Error) -> Error {
     let mapped = Error::new(kind, operation, text).with_source(error);
     if transient { mapped.transient() } else { mapped }
 }
+
+const NO_REPLICA: &str = "does not have a running replica";
 
 /// The client gives up its connection on such a message, and would again after each reconnection.
 const UNREADABLE: &str = "a message in a queue cannot be read by this client: a header name, its \
@@ -98,4 +116,50 @@ pub(crate) fn unknown_topic(operation: &'static str, topic: broker_api::Name) ->
 /// The same error once more, for another who waits for the same: an [`Error`] cannot be cloned.
 pub(crate) fn again(error: &Error, operation: &'static str) -> Error {
     Error::new(error.kind(), operation, error.message().to_owned()).with_class(error.class())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
+
+    fn raw(kind: AMQPSoftError, text: &str) -> lapin::Error {
+        Lapin::ProtocolError(AMQPError::new(AMQPErrorKind::Soft(kind), text.into())).into()
+    }
+
+    fn said(kind: AMQPSoftError, text: &str) -> Error {
+        failed("test", raw(kind, text))
+    }
+
+    #[test]
+    fn a_queue_that_is_not_up_yet_is_not_missing() {
+        let missing = raw(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'q' in vhost '/'");
+        assert!(is_missing(&missing));
+        let text = "NOT_FOUND - home node 'rabbit@localhost' of durable queue 'q' in vhost '/' is \
+            down or inaccessible";
+        let not_up = raw(AMQPSoftError::NOTFOUND, text);
+        assert!(!is_missing(&not_up) && failed("test", not_up).is_transient());
+    }
+
+    #[test]
+    fn what_the_broker_refuses_is_permanent_and_in_its_words() {
+        let error = said(AMQPSoftError::PRECONDITIONFAILED, "inequivalent arg 'x-max-age'");
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        assert!(error.is_permanent() && error.message().contains("x-max-age"), "{error}");
+        let error = said(AMQPSoftError::ACCESSREFUSED, "no");
+        assert!(error.is_permanent() && error.kind() == ErrorKind::Unauthorized);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_transient() {
+        let text =
+            "stream queue 's' in vhost '/' does not have a running replica on the local node";
+        for error in [
+            said(AMQPSoftError::PRECONDITIONFAILED, text),
+            failed("test", std::io::Error::other("cut").into()),
+            failed("test", Lapin::MissingHeartbeatError.into()),
+        ] {
+            assert!(error.is_transient() && error.kind() == ErrorKind::Unavailable, "{error}");
+        }
+    }
 }

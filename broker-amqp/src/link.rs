@@ -291,7 +291,9 @@ async fn reconnect(
     for attempts in 0.. {
         shared.state.send_replace(State::Waiting { attempts });
         let attempt = async {
-            tokio::time::sleep(pauses.next().unwrap_or(shared.config.reconnect_pause_max)).await;
+            let max = shared.config.reconnect_pause_max;
+            // The random part comes on top of the longest pause too.
+            tokio::time::sleep(pauses.next().unwrap_or(max).min(max)).await;
             dial(&shared.config, shared.role).await
         };
         let connected = tokio::select! {

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Consumer};
@@ -151,9 +151,7 @@ impl Stream {
             let channel = self.link.channel(operation).await?;
             match self.consume(channel).await {
                 Ok(attached) => self.attached = Some(attached),
-                Err(e) if error::reply_code(&e) == Some(error::code::NOT_FOUND) => {
-                    return Ok(false);
-                }
+                Err(e) if error::is_missing(&e) => return Ok(false),
                 Err(e) => {
                     let failed = error::failed(operation, e);
                     if failed.is_permanent() {
@@ -202,6 +200,33 @@ impl Stream {
     }
 }
 
+/// How long to wait for a queue that is not up yet.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether a queue is there; waits for one that a broker has not brought up yet.
+pub(crate) async fn is_there(
+    link: &Link,
+    queue: &ShortString,
+    operation: &'static str,
+) -> Result<bool> {
+    loop {
+        let channel = link.channel(operation).await?;
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        match channel.queue_declare(queue.clone(), options, FieldTable::default()).await {
+            Ok(_) => return Ok(true),
+            Err(e) if error::is_missing(&e) => return Ok(false),
+            Err(e) => {
+                let failed = error::failed(operation, e);
+                if failed.is_permanent() {
+                    return Err(failed);
+                }
+                link.suspect();
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
 /// Puts a mark at the end of a queue, and tells its id. A stream has no other sign of where its
 /// end is: counts are seconds old, and the last chunk does not say that it is complete.
 pub(crate) async fn put_mark(
@@ -225,6 +250,10 @@ pub(crate) async fn put_mark(
     };
     match put.await.map_err(|e| error::failed(operation, e))? {
         Confirmation::Ack(None) => Ok(id),
+        // Not up yet, and now it is.
+        Confirmation::Ack(Some(_)) if is_there(link, queue, operation).await? => {
+            Box::pin(put_mark(link, queue, mark, operation)).await
+        }
         _ => {
             let text = format!("RabbitMQ did not take a mark into {queue}");
             Err(Error::new(ErrorKind::Unavailable, operation, text).transient())

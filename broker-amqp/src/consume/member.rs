@@ -13,7 +13,7 @@ use crate::backend::Core;
 use crate::consume::attached::{Arrived, Attached};
 use crate::consume::lane::{Lane, Wanted};
 use crate::consume::source::Shared;
-use crate::error::{self, code};
+use crate::error;
 use crate::link::Link;
 
 const OPERATION: &str = "subscribe";
@@ -79,9 +79,7 @@ impl Member {
             };
             let mut attached = match attached {
                 Ok(attached) => attached,
-                Err(error) if joined.is_some() || error.is_permanent() => {
-                    break (Some(error), None);
-                }
+                Err(error) if error.is_permanent() => break (Some(error), None),
                 Err(error) => {
                     self.troubled(&error);
                     tokio::time::sleep(PAUSE).await;
@@ -169,7 +167,7 @@ impl Member {
     /// Consumes all queues on a new channel. One that is not there any more is made again.
     async fn attach(&self) -> Result<Attached> {
         match self.try_attach().await? {
-            Err(e) if error::reply_code(&e) == Some(code::NOT_FOUND) => {
+            Err(e) if error::is_missing(&e) => {
                 for (name, _) in &self.topics {
                     self.core.topology.restore(*name, OPERATION).await?;
                 }

@@ -56,9 +56,15 @@ impl Listed {
         let consumer = ConsumerHealth {
             topic: subscribe.topics[0],
             group: subscribe.group.name,
-            problem: Some("joining".into()),
+            problem: None,
         };
         Self { core: Arc::downgrade(core), number: core.add_consumer(consumer) }
+    }
+}
+
+impl Listed {
+    fn problem(&self) -> Option<String> {
+        self.core.upgrade()?.problem(self.number)
     }
 }
 
@@ -77,7 +83,7 @@ pub(crate) struct Membership {
     shared: Arc<Shared>,
     /// Asks the task to leave and to answer; dropped, it leaves without an answer.
     leave: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
-    _listed: Listed,
+    listed: Listed,
 }
 
 impl Membership {
@@ -101,12 +107,15 @@ impl Membership {
         let listed = Listed::new(&core, &subscribe);
         let member = Member::new(core, subscribe, topics, shared.clone(), listed.number);
         tokio::spawn(member.run(leaving, joined));
-        let membership = Self { shared, leave: Some(leave), _listed: listed };
+        let membership = Self { shared, leave: Some(leave), listed: listed };
         match tokio::time::timeout(patience, joining).await {
             Ok(Ok(joined)) => joined.map(|()| membership),
             Ok(Err(_)) => Err(error::closed(OPERATION)),
             Err(_) => {
-                let text = format!("the group was not joined within {patience:?}");
+                let mut text = format!("the group was not joined within {patience:?}");
+                if let Some(problem) = membership.listed.problem() {
+                    text = format!("{text}: {problem}");
+                }
                 Err(Error::new(ErrorKind::Timeout, OPERATION, text).transient())
             }
         }

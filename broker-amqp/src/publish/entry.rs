@@ -46,7 +46,14 @@ impl Entry {
     }
 }
 
-/// No queue has taken the message.
+/// No queue has taken the message, though the topic has some: they were deleted, or the broker has
+/// only just been started.
+pub(super) fn without_queues() -> Error {
+    let text = "no queue of the topic is there at the moment";
+    Error::new(ErrorKind::Unavailable, OPERATION, text).transient()
+}
+
+/// No queue has taken the message, and the topic has none.
 pub(super) fn unroutable() -> Error {
     let text = "the topic has no group and no retention, so RabbitMQ keeps no message for it";
     Error::new(ErrorKind::Unroutable, OPERATION, text)
@@ -105,6 +112,7 @@ mod tests {
     #[test]
     fn only_what_was_sent_is_doubtful() {
         assert!(unsent_in_time().is_transient() && unroutable().is_permanent());
+        assert!(without_queues().is_transient());
         assert!(unconfirmed_in_time().is_indeterminate() && nacked().is_indeterminate());
     }
 }

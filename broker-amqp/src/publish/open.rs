@@ -19,13 +19,14 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Opens a channel, and makes sure that the topic is there.
+    /// Opens a channel, and makes sure that the topic and every queue of it are there: a message
+    /// that only some of them get is confirmed as any other.
     pub(super) async fn channel(parts: Parts, topic: Name) -> Result<Self> {
-        let topic = parts.topology.topic(topic, OPERATION).await?.name;
+        let topic = parts.topology.topic(topic, OPERATION).await?;
         let failed = |e| error::failed(OPERATION, e);
         let mut channel = parts.publish.channel(OPERATION).await?;
-        if !declare::exchange_exists(&channel, topic).await.map_err(failed)? {
-            parts.topology.restore(topic, OPERATION).await?;
+        if !declare::all_there(&channel, &topic).await.map_err(failed)? {
+            parts.topology.restore(topic.name, OPERATION).await?;
             channel = parts.publish.channel(OPERATION).await?;
         }
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;

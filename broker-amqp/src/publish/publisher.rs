@@ -92,7 +92,10 @@ impl Publisher {
             } else if let Some(channel) = &open {
                 match self.parts.registry.topic(self.topic) {
                     Some(topic) => self.send(&topic, channel, &mut flight),
-                    None => open = None,
+                    None => {
+                        open = None;
+                        continue;
+                    }
                 }
             } else if flight.len() == 0 && opening.is_none() {
                 opening = Some(Box::pin(Open::channel(self.parts.clone(), self.topic)));
@@ -227,7 +230,14 @@ impl Publisher {
                     gone = Some(error);
                     result
                 }
-                Sent::Answered(_) if self.returns.take(&entry.id) => Err(entry::unroutable()),
+                Sent::Answered(_) if self.returns.take(&entry.id) => match self.has_queues() {
+                    // With a new channel what is missing is made again.
+                    true => {
+                        gone = Some(std::io::Error::other("no queue has taken a message").into());
+                        Err(entry::without_queues())
+                    }
+                    false => Err(entry::unroutable()),
+                },
                 Sent::Answered(Confirmation::Ack(_)) => {
                     Ok(Receipt { partition: entry.partition, offset: None })
                 }
@@ -236,6 +246,11 @@ impl Publisher {
             entry.answer(self.topic, result);
         }
         gone
+    }
+
+    fn has_queues(&self) -> bool {
+        let topic = self.parts.registry.topic(self.topic);
+        topic.is_some_and(|topic| topic.has_stream() || topic.groups.values().any(|g| g.ready))
     }
 
     fn take_back_unsent(&mut self) {

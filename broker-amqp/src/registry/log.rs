@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error;
 use crate::link::Link;
 use crate::registry::event::Event;
-use crate::stream::{Place, Stream};
+use crate::stream::{Place, Stream, is_there};
 
 const OPERATION: &str = "registry";
 
@@ -20,6 +20,9 @@ const PREFETCH: u16 = 1_000;
 
 /// How long nothing has to come of what is known before it is doubted that it is still there.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// How long to wait for a log that is gone to be made again.
+const GONE: Duration = Duration::from_millis(200);
 
 /// An entry of the log.
 #[derive(Debug)]
@@ -159,9 +162,12 @@ pub(super) async fn append(
     let confirm = published.await.map_err(failed)?;
     match confirm.await.map_err(|e| failed(e).indeterminate())? {
         Confirmation::Ack(None) => Ok(()),
+        // Not up yet; or it is gone, then whoever follows it makes another one.
         Confirmation::Ack(Some(_)) => {
-            let text = format!("the queue {queue} of the registry is gone");
-            Err(Error::new(ErrorKind::Unavailable, operation, text).transient())
+            if !is_there(publish, queue, operation).await? {
+                tokio::time::sleep(GONE).await;
+            }
+            Box::pin(append(publish, queue, id, event, operation)).await
         }
         _ => {
             let text = format!("RabbitMQ did not take an event into {queue}");

@@ -11,8 +11,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 
+use crate::error::is_missing;
 use crate::names;
-use crate::registry::Topic;
+use crate::registry::{Group, Topic};
 
 /// Without it RabbitMQ 3.10 puts a message that is given back behind the others, and 4.x drops it
 /// when it comes back too often.
@@ -107,6 +108,32 @@ pub(crate) async fn delete_queue(channel: &Channel, queue: ShortString) -> Done 
     channel.queue_delete(queue, QueueDeleteOptions::default()).await.map(drop)
 }
 
+/// Whether the exchange of a topic, its stream and the queues of its groups are all there. The
+/// channel is of no use afterwards if they are not.
+///
+/// # Errors
+/// Also if a queue is there, and its broker has only just been started.
+pub(crate) async fn all_there(channel: &Channel, topic: &Topic) -> lapin::Result<bool> {
+    if !exchange_exists(channel, topic.name).await? {
+        return Ok(false);
+    }
+    let mut queues = Vec::new();
+    if topic.has_stream() {
+        queues.push(names::stream(topic.name));
+    }
+    for (group, Group { order, .. }) in topic.groups.iter().filter(|(_, group)| group.ready) {
+        let count = if *order == Order::Key { topic.partitions } else { 1 };
+        queues.extend((0..count).map(|n| names::queue(topic.name, *group, *order, n)));
+    }
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let asked = |queue| channel.queue_declare(queue, options, FieldTable::default());
+    match try_join_all(queues.into_iter().map(asked)).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether the exchange of a topic is there. The channel is of no use afterwards if it is not.
 pub(crate) async fn exchange_exists(channel: &Channel, topic: Name) -> lapin::Result<bool> {
     let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
@@ -115,9 +142,7 @@ pub(crate) async fn exchange_exists(channel: &Channel, topic: Name) -> lapin::Re
         channel.exchange_declare(name, ExchangeKind::Direct, options, FieldTable::default());
     match asked.await {
         Ok(()) => Ok(true),
-        Err(error) if crate::error::reply_code(&error) == Some(crate::error::code::NOT_FOUND) => {
-            Ok(false)
-        }
+        Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }

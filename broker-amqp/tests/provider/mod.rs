@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use broker_amqp::{Amqp, AmqpConfig};
 use broker_api::BoxError;
@@ -17,7 +18,9 @@ pub(crate) fn run(broker: &str, version: RabbitMqVersion) -> ExitCode {
 
 async fn fixture(real: RealBroker) -> Result<Fixture, Unready> {
     let url = real.address().await?;
-    let config = AmqpConfig::new(&url);
+    let mut config = AmqpConfig::new(&url);
+    // No fleet of clients to be spread here, and less to wait for after an outage.
+    config.reconnect_pause_max = Duration::from_secs(1);
     let fixture = Fixture::new(move || Amqp::connect(config.clone()))
         .foreign(move |message| publish_with_pika(url.clone(), message));
     real.with_outages(fixture).await
