@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backlog::{Backlog, Key};
-use super::held::{Failed, Held};
+use super::held::{Held, Verdict};
 use super::job::{Work, panic_text};
 use super::session::{Input, Session};
 use super::{Consumer, Context, Failure};
@@ -175,14 +175,14 @@ where
                 continue;
             };
             match (self.failed(&mut held, failure), key) {
-                (Failed::Again(pause), Some(key)) => drop(again.insert(key, (pause, vec![held]))),
+                (Verdict::Again(pause), Some(key)) => drop(again.insert(key, (pause, vec![held]))),
                 // Without a key nothing waits behind it; a key of its own lets it come again.
-                (Failed::Again(pause), None) => {
+                (Verdict::Again(pause), None) => {
                     let key = Bytes::from(MessageId::new().to_string());
                     let place = (held.received().topic, held.received().partition);
                     again.insert((place, key), (pause, vec![held]));
                 }
-                (Failed::ForGood { error, may_wait }, _) => {
+                (Verdict::ForGood { error, may_wait }, _) => {
                     self.give_up(held, error, may_wait).await?;
                 }
             }

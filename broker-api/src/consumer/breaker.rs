@@ -62,16 +62,14 @@ impl Circuit {
         Self { breaker, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Waits until a call may be made. Each call that was let in has to be answered with
-    /// [`Circuit::ended`], or [`Circuit::abandoned`] if it was never made or never ended.
+    /// Waits until a call may be made.
     pub(super) async fn admit(&self) -> Admitted<'_> {
         loop {
             let changed = self.changed.notified();
-            let phase = self.try_admit();
-            match phase {
-                Phase::Closed => return Admitted { circuit: self, answered: false },
-                Phase::Open { until } => sleep_until(until).await,
-                Phase::Probing => changed.await,
+            match self.try_admit() {
+                Ok(admitted) => return admitted,
+                Err(Some(until)) => sleep_until(until).await,
+                Err(None) => changed.await,
             }
         }
     }
@@ -81,29 +79,32 @@ impl Circuit {
         self.lock().phase != Phase::Closed
     }
 
-    /// `Closed` if the caller may go ahead, else what it has to wait for.
-    fn try_admit(&self) -> Phase {
+    /// Leave to make a call, or else how long to wait: until then, or until something changes.
+    fn try_admit(&self) -> Result<Admitted<'_>, Option<Instant>> {
         let mut state = self.lock();
-        match state.phase {
-            Phase::Open { until } if until <= Instant::now() => {
-                state.phase = Phase::Probing;
-                Phase::Closed
-            }
-            phase => phase,
+        let probe = match state.phase {
+            Phase::Closed => false,
+            Phase::Open { until } if until <= Instant::now() => true,
+            Phase::Open { until } => return Err(Some(until)),
+            Phase::Probing => return Err(None),
+        };
+        if probe {
+            state.phase = Phase::Probing;
         }
+        Ok(Admitted { circuit: self, probe, answered: false })
     }
 
-    fn ended(&self, failed: bool) {
+    fn ended(&self, failed: bool, probe: bool) {
         let now = Instant::now();
         let mut state = self.lock();
         let before = state.phase;
         match state.phase {
-            Phase::Probing if failed => {
+            Phase::Probing if probe && failed => {
                 state.phase = Phase::Open { until: now + self.breaker.pause }
             }
-            Phase::Probing => *state = State::default(),
+            Phase::Probing if probe => *state = State::default(),
             // A call that began before the breaker opened says nothing new.
-            Phase::Open { .. } => {}
+            Phase::Open { .. } | Phase::Probing => {}
             Phase::Closed => {
                 state.count(now, failed, self.breaker.window);
                 let enough = state.calls.len() >= self.breaker.calls.max(1);
@@ -122,12 +123,9 @@ impl Circuit {
         }
     }
 
+    /// The probe was never made, or never ended: the next one may be made at once.
     fn abandoned(&self) {
-        let mut state = self.lock();
-        if state.phase == Phase::Probing {
-            state.phase = Phase::Open { until: Instant::now() };
-        }
-        drop(state);
+        self.lock().phase = Phase::Open { until: Instant::now() };
         self.changed.notify_waiters();
     }
 
@@ -152,19 +150,21 @@ impl State {
 /// Leave to make one call; dropped unanswered, another may make it.
 pub(super) struct Admitted<'a> {
     circuit: &'a Circuit,
+    /// Whether it is the one call that is being tried.
+    probe: bool,
     answered: bool,
 }
 
 impl Admitted<'_> {
     pub(super) fn ended(mut self, failed: bool) {
         self.answered = true;
-        self.circuit.ended(failed);
+        self.circuit.ended(failed, self.probe);
     }
 }
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        if !self.answered {
+        if self.probe && !self.answered {
             self.circuit.abandoned();
         }
     }
@@ -198,6 +198,22 @@ mod tests {
         let opened = Instant::now();
         circuit.admit().await.ended(false);
         assert_eq!((opened.elapsed(), circuit.is_open()), (Duration::from_secs(5), false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_began_before_it_opened_is_not_taken_for_the_probe() {
+        let circuit = breaker();
+        let (slow, dropped) = (circuit.admit().await, circuit.admit().await);
+        for _ in 0..4 {
+            circuit.admit().await.ended(true);
+        }
+        let probe = circuit.admit().await;
+        slow.ended(false);
+        drop(dropped);
+        assert!(circuit.is_open(), "the probe has not ended");
+        assert!(circuit.admit().now_or_never().is_none(), "one probe at a time");
+        probe.ended(false);
+        assert!(!circuit.is_open());
     }
 
     #[tokio::test(start_paused = true)]

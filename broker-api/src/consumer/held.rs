@@ -31,7 +31,7 @@ pub(super) struct Held {
 }
 
 /// What a failure of the handler means.
-pub(super) enum Failed {
+pub(super) enum Verdict {
     /// Another attempt in place, after this pause.
     Again(Duration),
     /// No further attempt in place.
@@ -93,7 +93,7 @@ impl Held {
     }
 
     /// The attempt that was begun last has failed.
-    pub(super) fn failed(&mut self, failure: Failure, retry: &Retry) -> Failed {
+    pub(super) fn failed(&mut self, failure: Failure, retry: &Retry) -> Verdict {
         self.history.first_failure.get_or_insert_with(schedule::now);
         let pauses = self.pauses.get_or_insert_with(|| retry.pauses());
         let (received, attempt) = (&self.received, self.history.attempts);
@@ -102,7 +102,7 @@ impl Held {
             tracing::warn!(topic = %received.topic, partition = received.partition,
                 offset = received.offset, attempt, ?pause, error = %failure,
                 "the handler failed and is called again after the pause");
-            return Failed::Again(pause);
+            return Verdict::Again(pause);
         }
         let may_wait = !failure.is_permanent();
         let error =
@@ -110,7 +110,7 @@ impl Held {
                 .with("topic", received.topic)
                 .with("attempts", attempt)
                 .with_source(failure.into_error());
-        Failed::ForGood { error, may_wait }
+        Verdict::ForGood { error, may_wait }
     }
 
     pub(super) fn history(&self) -> &History {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::breaker::Circuit;
 use super::escalation::{Escalation, Next};
-use super::held::{Failed, Held};
+use super::held::{Held, Verdict};
 use super::{Context, Dedup, Failure, Retry};
 use crate::backend::Settlement;
 use crate::broker::Broker;
@@ -85,8 +85,8 @@ where
                 Err(failure) => failure,
             };
             let pause = match self.failed(&mut held, failure) {
-                Failed::Again(pause) => pause,
-                Failed::ForGood { error, may_wait } => {
+                Verdict::Again(pause) => pause,
+                Verdict::ForGood { error, may_wait } => {
                     return self.give_up(held, error, may_wait).await;
                 }
             };
@@ -156,10 +156,10 @@ impl<T, F> Work<T, F> {
     }
 
     /// What a failure of the handler means for the message.
-    pub(super) fn failed(&self, held: &mut Held, failure: Failure) -> Failed {
+    pub(super) fn failed(&self, held: &mut Held, failure: Failure) -> Verdict {
         self.telemetry.failed(failure.kind());
         let failed = held.failed(failure, &self.retry);
-        if matches!(failed, Failed::Again(_)) {
+        if matches!(failed, Verdict::Again(_)) {
             self.telemetry.retried();
         }
         failed
