@@ -90,10 +90,9 @@ async fn run() -> Outcome {
     Ok(broker.close().await?)
 }
 
-/// What was started here.
+/// What was started here, by the bookings' names.
 struct Started {
-    /// How many bookings come to an end.
-    bookings: usize,
+    bookings: Vec<String>,
     /// The one that nobody can handle.
     invalid: String,
 }
@@ -118,11 +117,12 @@ async fn publish(broker: &Broker) -> anybroker::Result<Started> {
         broker.publish(STARTED, booking).correlation_id(booking.booking.clone()).await?;
     }
     println!(
-        "started {} bookings, {} of which a service will refuse, and one with an invalid email",
+        "started {} bookings as {run}, {} of which a service will refuse, and an invalid one",
         bookings.len(),
         bookings.len() / 3
     );
-    Ok(Started { bookings: bookings.len(), invalid: invalid.booking })
+    let bookings = bookings.into_iter().map(|booking| booking.booking).collect();
+    Ok(Started { bookings, invalid: invalid.booking })
 }
 
 /// Works on bookings: until a signal, or until all that were started here have ended.
@@ -131,7 +131,7 @@ async fn consume(broker: &Broker, task: &Task, started: Option<Started>) -> Outc
     let stop = shared::stop(complete.subscribe());
     let saga = Arc::new(Saga {
         services: Mutex::new(Services::open(&task.file)?),
-        ended: watch::Sender::new(0),
+        ended: watch::Sender::default(),
     });
     let known = saga.recover(broker).await?;
     println!("consuming into {}; {known} events of before are known", task.file.display());
@@ -162,8 +162,9 @@ async fn consume(broker: &Broker, task: &Task, started: Option<Started>) -> Outc
 
     let all_ended = async {
         if let Some(started) = started {
+            let all = |ended: &HashSet<_>| started.bookings.iter().all(|b| ended.contains(b));
             // Nobody drops the sender before.
-            let _ = saga.ended.subscribe().wait_for(|ended| *ended >= started.bookings).await;
+            let _ = saga.ended.subscribe().wait_for(all).await;
             operator::dead(broker, DEAD_LETTERS, &started.invalid).await?;
             complete.send_replace(true);
         }
@@ -173,7 +174,7 @@ async fn consume(broker: &Broker, task: &Task, started: Option<Started>) -> Outc
         ran = group.run(stop) => ran?,
         failed = all_ended => return failed,
     }
-    println!("{} bookings ended", *saga.ended.borrow());
+    println!("{} bookings ended", saga.ended.borrow().len());
     for (what, count) in saga.services().counts() {
         println!("  {what}: {count}");
     }
@@ -187,8 +188,8 @@ fn failing_to<T>(broker: &Broker, topic: Topic<T>, group: Name) -> Consumer<T> {
 
 struct Saga {
     services: Mutex<Services>,
-    /// How many bookings came to their end in this process.
-    ended: watch::Sender<usize>,
+    /// The bookings that came to their end in this process.
+    ended: watch::Sender<HashSet<String>>,
 }
 
 impl Saga {
@@ -244,7 +245,7 @@ impl Saga {
     fn notify(&self, email: &Email, context: &Context) -> Result<(), Failure> {
         let booking = context.message().correlation_id().ok_or("no correlation id").permanent()?;
         self.services().perform(format!("email {booking} to {}", email.to))?;
-        self.ended.send_modify(|ended| *ended += 1);
+        self.ended.send_if_modified(|ended| ended.insert(booking.to_owned()));
         Ok(())
     }
 

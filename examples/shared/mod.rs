@@ -47,15 +47,22 @@ impl Task {
 /// Connects to the broker of the environment, else to the embedded one, and says which it is.
 pub(crate) async fn connect() -> anybroker::Result<Broker> {
     let config = Config::from_env_or(BrokerKind::Memory)?;
-    match config.broker {
-        BrokerKind::Memory => println!(
-            "on the embedded broker, which ends with this process (for another set \
-             KAFKA_ENABLED=true and KAFKA_BROKERS, or RABBITMQ_URL)"
-        ),
-        BrokerKind::Kafka => println!("on Kafka"),
-        BrokerKind::RabbitMq => println!("on RabbitMQ"),
+    println!("on {}", name(config.broker));
+    for (topics, broker) in &config.routes {
+        println!("{topics} on {}", name(*broker));
     }
     config.connect().await
+}
+
+fn name(broker: BrokerKind) -> &'static str {
+    match broker {
+        BrokerKind::Memory => {
+            "the embedded broker, which ends with this process (for another set \
+             KAFKA_ENABLED=true and KAFKA_BROKERS, or RABBITMQ_URL)"
+        }
+        BrokerKind::Kafka => "Kafka",
+        BrokerKind::RabbitMq => "RabbitMQ",
+    }
 }
 
 /// Ends on SIGTERM and SIGINT, from now on, and when the work is complete.

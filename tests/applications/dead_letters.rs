@@ -4,15 +4,16 @@ use std::error::Error;
 use std::path::Path;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::app::App;
 use crate::ledgers::balances;
 use crate::peer;
 use crate::places::Visit;
-use crate::{Outcome, ensure, ids, lines};
+use crate::{Outcome, ensure, ids, lines, until};
 
-/// Topic and group of `credits`, twice, and how many messages of each are invalid and how many
-/// cannot be handled, where more than 50 is invalid and user-3 is locked.
+/// Where the dead letters of `credits` are. Where more than 50 is invalid and user-3 is locked,
+/// each gets 30 that are invalid and 5 that cannot be handled.
 const CREDITS: [&str; 2] = [
     "credits_process_end_topic.zaaz-server-credits-process-end-group.dlt",
     "credits_process_end_multimodel_topic.zaaz-server-credits-process-end-multimodel-group.dlt",
@@ -74,7 +75,7 @@ pub(crate) fn step_by_step(visit: &Visit, directory: &Path) -> Outcome {
 
     visit.run("credits", "redrive", &file)?;
     let mut consumer = visit.start("credits", "consume", &file)?;
-    crate::until("all operations", || Ok(lines(&file)?.len() >= 100))?;
+    until("all operations", || Ok(lines(&file)?.len() >= 100))?;
     dead(visit, 0)?;
     consumer.signal(Signal::TERM)?;
     let printed = consumer.succeed()?;
@@ -83,6 +84,29 @@ pub(crate) fn step_by_step(visit: &Visit, directory: &Path) -> Outcome {
     // Nothing is left to be put back.
     let printed = visit.run("credits", "redrive", &file)?;
     ensure(printed.matches("put 0 dead letters").count() == 2, &printed)
+}
+
+/// One process, one topic on each broker, with the topics of its failures.
+pub(crate) fn on_two_brokers(kafka: &Visit, rabbitmq: &Visit, directory: &Path) -> Outcome {
+    let file = directory.join("credits.jsonl");
+    let url = rabbitmq.variable("RABBITMQ_URL")?;
+    let mut variables = kafka.variables.clone();
+    variables.push(("RABBITMQ_URL".into(), url.into()));
+    variables.push(("BROKER_ROUTES".into(), "credits_process_end_topic=rabbitmq".into()));
+    let mut app = App::start("credits", &["mishap", &file.to_string_lossy()], &variables)?;
+    let printed = app.succeed()?;
+    ensure(printed.contains("counted 100 operations, 10 came again"), &printed)?;
+    ensure(balances(&file)?.values().all(|balance| *balance == 700), &printed)?;
+    let ours = ids(&file, "operation_id")?;
+    for (visit, topic) in [(rabbitmq, CREDITS[0]), (kafka, CREDITS[1])] {
+        let mut count = 0;
+        for found in peer::kept(visit, topic)? {
+            let operation: Value = serde_json::from_str(&found.payload)?;
+            count += usize::from(ours.contains(&operation["operation_id"].to_string()));
+        }
+        ensure(count == 35, &format!("{count} dead letters in {topic}"))?;
+    }
+    Ok(())
 }
 
 /// A consumer of `credits` that cannot handle some of it.
@@ -95,7 +119,7 @@ fn troubled(visit: &Visit, file: &Path) -> Result<App, Box<dyn Error>> {
 /// Waits until `dead-letters` shows so many in each topic.
 fn dead(visit: &Visit, number: usize) -> Outcome {
     let said = CREDITS.map(|topic| format!("{number} dead letters in {topic}\n"));
-    crate::until("the dead letters", || {
+    until("the dead letters", || {
         let printed = visit.run("credits", "dead-letters", Path::new("unused"))?;
         Ok(said.iter().all(|said| printed.contains(said)))
     })

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use broker_testkit::conformance::Unready;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
 
@@ -69,13 +70,18 @@ fn main() -> ExitCode {
         (cfg!(feature = "amqp"), Kind::RabbitMq4),
     ];
     let kinds = kinds.into_iter().filter(|(built, _)| *built).map(|(_, kind)| kind);
-    let places = kinds.map(|kind| Arc::new(Place::new(kind, runtime.clone())));
-    let trials = places.flat_map(|place| {
+    let places: Vec<_> = kinds.map(|kind| Arc::new(Place::new(kind, runtime.clone()))).collect();
+    let trials = places.iter().flat_map(|place| {
         let between = if place.kind == Kind::Nothing { &[][..] } else { BETWEEN_PROCESSES };
         let tests = EVERYWHERE.iter().chain(between);
         tests.map(|(name, test)| trial(place.clone(), name, *test)).collect::<Vec<_>>()
     });
     let mut trials: Vec<_> = trials.collect();
+    if let [_, kafka, .., rabbitmq] = &places[..]
+        && kafka.kind == Kind::Kafka
+    {
+        trials.push(on_two(kafka.clone(), rabbitmq.clone()));
+    }
     trials.extend([
         alone("a bad setting ends an application with one line", refusals::bad_settings),
         alone("an unreachable broker is told in one line", refusals::unreachable),
@@ -86,18 +92,28 @@ fn main() -> ExitCode {
 }
 
 fn trial(place: Arc<Place>, name: &str, test: Test) -> Trial {
-    Trial::ignorable_test(format!("{:?}: {name}", place.kind), move || {
-        let visit = match place.visit() {
-            Ok(visit) => visit,
-            Err(unready) => {
-                return match unready.why_absent() {
-                    Some(tried) => Ok(Completion::ignored_with(tried)),
-                    None => Err(Failed::from(format!("{unready:?}"))),
-                };
-            }
-        };
-        run(|directory| test(&visit, directory))
+    Trial::ignorable_test(format!("{:?}: {name}", place.kind), move || match place.visit() {
+        Ok(visit) => run(|directory| test(&visit, directory)),
+        Err(unready) => not_run(unready),
     })
+}
+
+fn on_two(kafka: Arc<Place>, rabbitmq: Arc<Place>) -> Trial {
+    Trial::ignorable_test("a topic on each of two brokers", move || {
+        match kafka.visit().and_then(|kafka| Ok((kafka, rabbitmq.visit()?))) {
+            Ok((kafka, rabbitmq)) => {
+                run(|directory| dead_letters::on_two_brokers(&kafka, &rabbitmq, directory))
+            }
+            Err(unready) => not_run(unready),
+        }
+    })
+}
+
+fn not_run(unready: Unready) -> Result<Completion, Failed> {
+    match unready.why_absent() {
+        Some(tried) => Ok(Completion::ignored_with(tried)),
+        None => Err(Failed::from(format!("{unready:?}"))),
+    }
 }
 
 fn alone(name: &str, test: fn(&Path) -> Outcome) -> Trial {
