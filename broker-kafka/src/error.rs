@@ -63,6 +63,12 @@ pub(crate) fn spoils_a_batch(code: Code) -> bool {
     )
 }
 
+/// Whether the broker refused a commit because the group is rebalancing.
+pub(crate) fn is_rebalancing(code: Code) -> bool {
+    use Code::*;
+    matches!(code, RebalanceInProgress | IllegalGeneration | StaleMemberEpoch)
+}
+
 /// Whether the broker refused a commit because others are the members of the group now.
 pub(crate) fn is_not_member(code: Code) -> bool {
     use Code::*;

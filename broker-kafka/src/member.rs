@@ -21,7 +21,7 @@ pub(crate) struct Member {
     pub(crate) group: Name,
     prefetch: usize,
     /// How long a partition that is to be given up waits for its messages in flight.
-    revoke_timeout: Duration,
+    pub(crate) revoke_timeout: Duration,
     pub(crate) link: Arc<Link>,
     /// How many deliveries are handed out and not settled.
     out: AtomicUsize,

@@ -31,8 +31,12 @@ const STORE: Duration = Duration::from_millis(100);
 /// How many messages are taken at a time before anything else gets its turn.
 const BATCH: usize = 1_024;
 
-/// How long leaving the group may take.
+/// How long leaving the group may take, beside the time that others have for giving partitions up:
+/// a member that is joining again gets no answer to its commit before they have.
 const LEAVE: Duration = Duration::from_secs(15);
+
+/// How long the last commit is tried while the group is rebalancing.
+const COMMIT: Duration = Duration::from_secs(10);
 
 /// How long a broker may leave a member of KIP-848 without an answer: one that does not know the
 /// protocol never says so.
@@ -270,6 +274,29 @@ fn store(consumer: &Consumer, owned: &[Arc<Ownership>]) -> Result<(), KafkaError
     consumer.store_offsets(&list(positions)?)
 }
 
+/// Commits what is stored. Blocks.
+///
+/// While a group shares its partitions out anew the coordinator takes no commits, and a moment
+/// later it knows the member by another number than librdkafka. Neither takes a partition away
+/// before it is given up, which happens only after this.
+fn commit(consumer: &Consumer) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + COMMIT;
+    loop {
+        let failure = match consumer.commit_consumer_state(CommitMode::Sync) {
+            Err(error) if error::code(&error) != Some(Code::NoOffset) => error,
+            _ => return Ok(()),
+        };
+        let again = error::code(&failure).is_some_and(error::is_rebalancing)
+            && !consumer.assignment_lost()
+            && Instant::now() < deadline;
+        if !again {
+            return Err(failure);
+        }
+        tracing::debug!(error = %failure, "committing again");
+        std::thread::sleep(STORE);
+    }
+}
+
 /// Commits what is settled and leaves the group.
 async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
     let owned = member.owned();
@@ -279,9 +306,15 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
             if let Err(error) = store(&consumer, &owned) {
                 tracing::warn!(%error, group = %member.group, "storing the last positions");
             }
-            let committed = consumer.commit_consumer_state(CommitMode::Sync);
+            let committed = commit(&consumer);
             owned.iter().for_each(|ownership| ownership.end());
             member.closing.store(true, std::sync::atomic::Ordering::Release);
+            if owned.is_empty() {
+                // By closing alone, librdkafka leaves a group of the classic protocol without
+                // telling the broker if the member has no partitions. The others would then wait
+                // for it at their next rebalance until its session is over.
+                consumer.unsubscribe();
+            }
             drop(consumer.into_inner());
             committed
         }
@@ -291,9 +324,8 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
         let error = Error::new(error.kind(), "close", text).indeterminate();
         Err(Report::of(&error))
     };
-    match timeout(LEAVE, leaving).await {
+    match timeout(LEAVE + member.revoke_timeout, leaving).await {
         Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(error))) if error::code(&error) == Some(Code::NoOffset) => Ok(()),
         Ok(Ok(Err(error))) => failed(error::error(error, "close")),
         Ok(Err(_)) => failed(Error::new(ErrorKind::Closed, "close", "the runtime is shut down")),
         Err(_) => {

@@ -1,7 +1,10 @@
 //! The conformance suite with the classic group protocol.
 
+use broker_testkit::conformance;
+
 mod provider;
 
 fn main() -> std::process::ExitCode {
-    provider::run("kafka", |config| config)
+    let provider = provider::kafka(|config| config);
+    conformance::run("kafka", move || provider())
 }

@@ -3,22 +3,24 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::process::ExitCode;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::BoxError;
 use broker_kafka::{Kafka, KafkaConfig};
 use broker_testkit::brokers::RealBroker;
-use broker_testkit::conformance::{self, Dress, Fixture, ForeignMessage, Unready};
+use broker_testkit::conformance::{Dress, Fixture, ForeignMessage, Unready};
 
-/// Runs the suite, with these settings of each connection.
-pub(crate) fn run(
-    broker: &str,
+/// Makes the fixture of a case.
+type Provide = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Fixture, Unready>>>> + Send + Sync;
+
+/// A Kafka for each case, with these settings of each connection.
+pub(crate) fn kafka(
     settings: impl Fn(KafkaConfig) -> KafkaConfig + Send + Sync + 'static,
-) -> ExitCode {
+) -> Arc<Provide> {
     let (real, settings) = (RealBroker::kafka(), Arc::new(settings));
-    conformance::run(broker, move || fixture(real.clone(), settings.clone()))
+    Arc::new(move || Box::pin(fixture(real.clone(), settings.clone())))
 }
 
 async fn fixture(

@@ -19,6 +19,7 @@ cases! { "groups";
     a_member_that_leaves_hands_over,
     a_member_that_is_gone_hands_over,
     a_member_without_a_partition_takes_over,
+    a_member_that_left_without_a_partition_keeps_nobody_waiting,
     a_second_group_changes_nothing_for_the_first,
     declaring_a_group_again_leaves_its_position,
     joining_a_group_with_another_start_leaves_its_position,
@@ -216,6 +217,30 @@ async fn a_member_without_a_partition_takes_over(bench: &Bench) -> Verdict {
     journal.ensure_once()?;
     ensure_eq!(journal.texts(), texts("a", 15), "one partition, three members that leave");
     members.remove(0).leave().await
+}
+
+async fn a_member_that_left_without_a_partition_keeps_nobody_waiting(bench: &Bench) -> Verdict {
+    let topic = bench.topic("groups", 1).await?;
+    let group = bench.declared(topic, "group").await?;
+    let first = bench.connect().await?;
+    let mut busy = bench.join_at(&first, topic, group, 10).await?;
+    bench.publish(topic, 0, ["a"]).await?;
+    ensure_eq!(busy.handle(1).await?, ["a"], "the only member");
+    // Two that join one after the other, and have nothing to do.
+    for _ in 0..2 {
+        let broker = bench.connect().await?;
+        let idle = bench.join_at(&broker, topic, group, 10).await?;
+        let joined = || {
+            let health = broker.health();
+            if health.is_up() { Ok(()) } else { Err(format!("{health:?}")) }
+        };
+        bench.until("a member without a partition", joined).await?;
+        idle.close().await?;
+    }
+    busy.close().await?;
+    bench.publish(topic, 0, ["b"]).await?;
+    ensure_eq!(bench.join(topic, group).await?.handle(1).await?, ["b"], "after all had left");
+    Ok(())
 }
 
 async fn a_second_group_changes_nothing_for_the_first(bench: &Bench) -> Verdict {
