@@ -31,8 +31,8 @@ pub struct Settings {
     /// How long [`Broker::close`] waits for consumers to finish what they are handling.
     pub drain_timeout: Duration,
     /// What the names of the topics begin with in which messages wait that are to be delivered
-    /// later; `scheduled` by default. Applications that share a broker, but not their permissions,
-    /// need different ones; all processes of one application need the same.
+    /// later, at most 60 bytes; `scheduled` by default. Applications that share a broker, but not
+    /// their permissions, need different ones; all processes of one application need the same.
     pub scheduled: Name,
 }
 

@@ -190,7 +190,8 @@ impl Source for Reading {
                         Some(item) => plan.take(item, &mut batch),
                         None => break,
                     },
-                    _ = closed.changed() => {}
+                    // The backend is gone without having been closed.
+                    changed = closed.changed() => if changed.is_err() { break },
                 }
             }
             let mut context = Context::from_waker(Waker::noop());

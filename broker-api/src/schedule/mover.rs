@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::clock;
 use super::ticket::{Ticket, since, stamp};
 use super::tiers::{GROUP, Tier, Tiers};
-use crate::backend::{GroupSpec, Subscribe};
+use crate::backend::Subscribe;
 use crate::broker::Broker;
 use crate::consumer::Membership;
 use crate::dead_letter::headers::History;
@@ -38,7 +38,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// How often that is told at most.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Moves on what waits in one topic, as a member of the schedulers' group.
+/// Moves on what waits in one topic, as a member of the schedulers' group there.
 pub(super) struct Mover<'a> {
     broker: &'a Broker,
     tiers: &'a Tiers,
@@ -81,7 +81,7 @@ impl<'a> Mover<'a> {
     }
 
     fn subscribe(&self) -> Subscribe {
-        let mut subscribe = Subscribe::new(self.tier.topic, GroupSpec::new(GROUP));
+        let mut subscribe = Subscribe::new(self.tier.topic, self.tier.group());
         subscribe.prefetch = PREFETCH;
         if self.tier.last {
             subscribe.topics.push(self.tiers.redriven);

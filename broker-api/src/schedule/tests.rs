@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::clock::now;
-use super::tiers::GROUP;
 use crate::dead_letter::Filter;
 use crate::{
     Broker, ErrorKind, GroupSpec, Memory, Message, Name, Received, Result, Subscribe, Topic,
@@ -141,7 +140,8 @@ async fn a_message_is_not_held_unsettled_for_longer_than_a_broker_allows() {
     sleep(HOUR).await;
     drop(stop);
     running.await.unwrap().unwrap();
-    let subscribe = Subscribe::new(Name::new("scheduled.4h"), GroupSpec::new(GROUP));
+    let name = Name::new("scheduled.4h");
+    let subscribe = Subscribe::new(name, GroupSpec::new(name));
     let mut waiting = broker.subscribe(subscribe).await.unwrap();
     let redeliveries = waiting.next().await.unwrap().unwrap().received().redeliveries;
     assert!(redeliveries >= Some(5), "handed back {redeliveries:?} times in an hour");

@@ -7,7 +7,7 @@ use crate::broker::Broker;
 use crate::dead_letter::{create_topic, dead_letter_topic, retry_topic};
 use crate::error::{ErrorKind, Result};
 use crate::limits::MAX_HEADERS_BYTES;
-use crate::name::Name;
+use crate::name::{Name, check_pair};
 use crate::spec::{DEFAULT_MAX_MESSAGE_BYTES, TopicSpec};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,7 +26,8 @@ const WAITS: [(&str, Duration); 6] = [
     ("4h", Duration::from_secs(4 * 3600)),
 ];
 
-/// The group that the schedulers of all processes are members of.
+/// What the schedulers of all processes are called in the names of their dead-letter topic and of
+/// the one that dead letters come back by.
 pub(super) const GROUP: Name = Name::new("scheduler");
 
 /// A topic that messages wait in.
@@ -51,18 +52,26 @@ pub(super) struct Tiers {
     pub(super) redriven: Name,
 }
 
+impl Tier {
+    /// The group of the schedulers there. Each topic has one of its own, with its name: on Kafka
+    /// the members of a group are one, whatever topics they name, and would wait for each other.
+    pub(super) fn group(&self) -> GroupSpec {
+        GroupSpec::new(self.topic)
+    }
+}
+
 impl Tiers {
+    /// # Errors
+    /// [`ErrorKind::InvalidName`] if the base is too long for the names that are made from it.
     pub(super) fn new(base: Name) -> Result<Self> {
         let mut tiers = [Tier { topic: base, wait: Duration::ZERO, last: false }; WAITS.len()];
         for (n, (end, wait)) in WAITS.into_iter().enumerate() {
             tiers[n] = Tier { topic: Name::intern(&format!("{base}.{end}"))?, wait, last: n == 0 };
         }
-        Ok(Self {
-            base,
-            tiers,
-            dead_letters: dead_letter_topic(base, GROUP)?,
-            redriven: retry_topic(base, GROUP, Duration::ZERO)?,
-        })
+        let redriven = retry_topic(base, GROUP, Duration::ZERO)?;
+        check_pair(redriven, tiers[0].group().name)?;
+        tiers.iter().try_for_each(|tier| check_pair(tier.topic, tier.group().name))?;
+        Ok(Self { base, tiers, dead_letters: dead_letter_topic(base, GROUP)?, redriven })
     }
 
     pub(super) fn all(&self) -> &[Tier] {
@@ -79,14 +88,15 @@ impl Tiers {
     pub(super) async fn create(&self, broker: &Broker) -> Result<()> {
         let backend = &broker.inner.backend;
         let most = DEFAULT_MAX_MESSAGE_BYTES + MAX_HEADERS_BYTES;
-        for topic in self.all().iter().map(|tier| tier.topic).chain([self.redriven]) {
+        let waiting = self.tiers.iter().map(|tier| (tier.topic, tier.group()));
+        for (topic, group) in waiting.chain([(self.redriven, self.tiers[0].group())]) {
             // One partition, because only within one is the first message the next.
             let spec = TopicSpec::new(topic).partitions(1).max_message_bytes(most);
             match backend.create_topic(&spec).await {
                 Err(error) if error.kind() == ErrorKind::TopicExists => {}
                 created => created?,
             }
-            backend.declare_group(topic, &GroupSpec::new(GROUP)).await?;
+            backend.declare_group(topic, &group).await?;
         }
         create_topic(broker, self.dead_letters, self.tiers[0].topic, true).await
     }
@@ -114,6 +124,14 @@ mod tests {
         ] {
             assert_eq!(next(left), format!("scheduled.{topic}"), "{left}");
         }
+    }
+
+    #[test]
+    fn a_base_that_leaves_no_room_for_the_names_made_from_it_is_refused() {
+        let base = |length| Name::intern(&"b".repeat(length)).unwrap();
+        assert!(Tiers::new(base(60)).is_ok());
+        let error = Tiers::new(base(100)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidName);
     }
 
     proptest! {
