@@ -11,10 +11,14 @@
 //! # }
 //! ```
 //!
+//! [`Kafka::cluster`] and [`RabbitMq::cluster`] start several nodes that are one broker. With [`Certificates`] they listen
+//! with TLS as well.
+//!
 //! `scripts/setup` installs them; without it starting one is [`LocalError::NotInstalled`]. Every broker has its own
 //! ports, data directory and processes, so any number run side by side. All of it is gone when the handle is dropped, and
 //! the processes end even when this process is killed.
 
+mod certificates;
 mod dir;
 mod error;
 mod handshake;
@@ -27,6 +31,7 @@ mod process;
 mod rabbitmq;
 mod tool;
 
+pub use certificates::{Certificates, Identity};
 pub use error::LocalError;
 pub use install::Installation;
 pub use kafka::{Kafka, KafkaConfig};

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::local::Certificates;
+use crate::local::certificates::ServerFiles;
+
 /// Where a single node on a small machine departs from the stock properties.
 pub(crate) const SMALL: &[(&str, &str)] = &[
     // One node cannot hold three copies of its own topics, nor does it need fifty partitions of each.
@@ -29,6 +32,7 @@ pub struct KafkaConfig {
     pub(super) format_arguments: Vec<String>,
     pub(super) port: Option<u16>,
     pub(super) home: Option<PathBuf>,
+    pub(super) tls: Option<ServerFiles>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +49,7 @@ impl Default for KafkaConfig {
             format_arguments: Vec::new(),
             port: None,
             home: None,
+            tls: None,
         }
     }
 }
@@ -79,8 +84,15 @@ impl KafkaConfig {
         self
     }
 
-    /// Keeps everything in this directory (emptied first; of a cluster in a folder for each node), and lets the broker outlive this process once it is
-    /// [detached](LocalBroker::detach).
+    /// Adds a listener with TLS, named `SSL`, see [`Kafka::address`](crate::local::Kafka::address). Clients need no
+    /// certificate unless `ssl.client.auth` is `required`.
+    #[must_use]
+    pub fn tls(self, certificates: &Certificates) -> Self {
+        Self { tls: Some(certificates.server_files()), ..self.listener("SSL", "SSL") }
+    }
+
+    /// Keeps everything in this directory, emptied first (of a cluster in a folder for each node), and lets the broker
+    /// outlive this process once it is [detached](crate::local::LocalBroker::detach).
     #[must_use]
     pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
         self.home = Some(home.into());

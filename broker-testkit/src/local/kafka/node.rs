@@ -47,6 +47,9 @@ impl Node {
             Some(home) => InstanceDir::kept(home.clone())?,
             None => InstanceDir::temporary("kafka")?,
         };
+        if let Some(tls) = &config.tls {
+            tls.copy_to(&dir)?;
+        }
         let mut listeners = Vec::new();
         for listener in &config.listeners {
             // The port asked for is the plain listener's, which is the first.
@@ -131,12 +134,23 @@ impl Node {
             ("log.dirs", self.dir.path().join("data").display().to_string()),
         ];
         let mut properties: BTreeMap<&str, &str> = SMALL.iter().copied().collect();
-        let own = own.iter().chain(&self.replication);
+        let tls = self.config.tls.iter().flat_map(|_| self.tls()).collect::<Vec<_>>();
+        let own = own.iter().chain(&self.replication).chain(&tls);
         properties.extend(own.map(|(key, value)| (*key, value.as_str())));
         properties.extend(
             self.config.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())),
         );
         properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+    }
+
+    fn tls(&self) -> [(&'static str, String); 4] {
+        let file = |name: &str| self.dir.path().join(name).display().to_string();
+        [
+            ("ssl.keystore.type", "PEM".into()),
+            ("ssl.keystore.location", file("server.both.pem")),
+            ("ssl.truststore.type", "PEM".into()),
+            ("ssl.truststore.location", file("ca.pem")),
+        ]
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::local::Certificates;
+use crate::local::certificates::ServerFiles;
+
 /// Which RabbitMQ to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -21,6 +24,7 @@ pub struct RabbitMqConfig {
     pub(super) plugins: Vec<String>,
     pub(super) port: Option<u16>,
     pub(super) home: Option<PathBuf>,
+    pub(super) tls: Option<ServerFiles>,
 }
 
 impl RabbitMqConfig {
@@ -29,7 +33,7 @@ impl RabbitMqConfig {
         Self { version, ..Self::default() }
     }
 
-    /// Adds a line to `rabbitmq.conf`. Files it names are seen from inside: those of [`LocalBroker::dir`] under `/instance`.
+    /// Adds a line to `rabbitmq.conf`. Files it names are seen from inside: those of [`LocalBroker::dir`](crate::local::LocalBroker::dir) under `/instance`.
     #[must_use]
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((key.into(), value.into()));
@@ -50,8 +54,16 @@ impl RabbitMqConfig {
         self
     }
 
-    /// Keeps everything in this directory (emptied first; of a cluster in a folder for each node), and lets the broker outlive this process once it is
-    /// [detached](LocalBroker::detach).
+    /// Listens with TLS as well, see [`RabbitMq::amqps_url`](crate::local::RabbitMq::amqps_url). Clients need no
+    /// certificate unless `ssl_options.fail_if_no_peer_cert` is `true`.
+    #[must_use]
+    pub fn tls(mut self, certificates: &Certificates) -> Self {
+        self.tls = Some(certificates.server_files());
+        self
+    }
+
+    /// Keeps everything in this directory, emptied first (of a cluster in a folder for each node), and lets the broker
+    /// outlive this process once it is [detached](crate::local::LocalBroker::detach).
     #[must_use]
     pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
         self.home = Some(home.into());

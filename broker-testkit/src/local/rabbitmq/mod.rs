@@ -22,6 +22,7 @@ use super::{LocalBroker, LocalError};
 pub struct RabbitMq {
     broker: LocalBroker,
     port: u16,
+    tls_port: Option<u16>,
     names: Names,
     /// What the nodes of a cluster find one another by.
     _epmd: Option<Arc<LocalBroker>>,
@@ -56,6 +57,11 @@ impl RabbitMq {
     /// The URL by which its first user reaches its first virtual host.
     pub fn amqp_url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// The same with TLS, if it was [configured](RabbitMqConfig::tls).
+    pub fn amqps_url(&self) -> Option<String> {
+        self.tls_port.map(|port| format!("amqps://guest:guest@localhost:{port}/%2f"))
     }
 
     /// What tells this node from the others of its cluster, as in the output of [`rabbitmqctl`](Self::rabbitmqctl).

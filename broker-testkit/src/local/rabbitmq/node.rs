@@ -75,6 +75,7 @@ pub(super) struct Node {
     names: Names,
     epmd: Option<Arc<LocalBroker>>,
     outlives: bool,
+    tls_port: Option<u16>,
     dir: InstanceDir,
 }
 
@@ -93,6 +94,15 @@ impl Node {
         let mut ports = vec![Port::any()?];
         let mut settings: Vec<String> =
             config.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let mut tls_port = None;
+        if let Some(tls) = &config.tls {
+            tls.copy_to(&dir)?;
+            let port = Port::any()?;
+            // First, so that what is asked for comes after it.
+            settings.insert(0, tls_settings(port.number()));
+            tls_port = Some(port.number());
+            ports.push(port);
+        }
         let names = match member {
             None => {
                 let epmd = Port::any()?;
@@ -119,7 +129,7 @@ impl Node {
         dir.write("enabled_plugins", format!("[{}].\n", config.plugins.join(",")))?;
         let epmd = member.map(|(membership, _)| membership.epmd.clone());
         let outlives = config.home.is_some();
-        Ok(Self { container, amqp, ports, names, epmd, outlives, dir })
+        Ok(Self { container, amqp, ports, names, epmd, outlives, tls_port, dir })
     }
 
     pub(super) async fn start(self) -> Result<RabbitMq, LocalError> {
@@ -132,7 +142,7 @@ impl Node {
         let name = format!("RabbitMQ {}", self.container.version);
         let ports = [self.amqp].into_iter().chain(self.ports).collect();
         let broker = LocalBroker::start(name, launch, readiness, self.dir, ports).await?;
-        Ok(RabbitMq { broker, port, names: self.names, _epmd: self.epmd })
+        Ok(RabbitMq { broker, port, tls_port: self.tls_port, names: self.names, _epmd: self.epmd })
     }
 
     fn environment(&self) -> Vec<(&'static str, OsString)> {
@@ -157,4 +167,14 @@ impl Node {
         ]);
         environment
     }
+}
+
+fn tls_settings(port: u16) -> String {
+    format!(
+        "listeners.ssl.1 = 127.0.0.1:{port}\n\
+         ssl_options.cacertfile = /instance/ca.pem\n\
+         ssl_options.certfile = /instance/server.pem\n\
+         ssl_options.keyfile = /instance/server.key\n\
+         ssl_options.verify = verify_peer\n"
+    )
 }
