@@ -1,5 +1,7 @@
 //! The proxy, between clients and a server that echoes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};

@@ -1,0 +1,154 @@
+//! Real brokers under load, broken in every way there is; what became of every message is judged
+//! by the history checker.
+//!
+//! A row fails if a message was lost, reordered, settled early, duplicated without a cause, or
+//! published against what its publisher was told; if work does not go on by itself afterwards; or
+//! if health says UP where nothing works.
+//!
+//! As a test it runs a few rows once; `scripts/chaos` runs all of them, for as long as one likes,
+//! and writes the page.
+
+mod clients;
+mod dice;
+mod faults;
+mod load;
+mod process;
+mod subject;
+mod table;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use broker_testkit::local::LocalError;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::sync::Mutex;
+
+use crate::dice::Dice;
+use crate::faults::Fault;
+use crate::load::Load;
+use crate::subject::{Kind, Subject};
+use crate::table::Row;
+
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Messages through each group before and after.
+const SOME: usize = 200;
+
+/// A broker is for one row at a time, and is started when the first needs it.
+type Place = Arc<Mutex<Option<Subject>>>;
+
+fn main() -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
+    if let Some(order) = process::order() {
+        return runtime.block_on(process::obey(order));
+    }
+    // `RUST_LOG=broker_kafka=debug` and the like, to see what a client did.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = Arguments::from_args();
+    let places = [(Kind::Kafka, Place::default()), (Kind::RabbitMq, Place::default())];
+    let mut trials = Vec::new();
+    let all = std::env::var_os("CHAOS_ALL").is_some();
+    // In turns, so that two threads work on different brokers.
+    for fault in Fault::ALL.into_iter().filter(|fault| all || fault.is_short()) {
+        for (kind, place) in &places {
+            let (kind, place, handle) = (*kind, place.clone(), runtime.handle().clone());
+            trials.push(Trial::ignorable_test(format!("{kind:?}: {fault}"), move || {
+                handle.block_on(row(fault, kind, &place))
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Brokers end with their handles, while there still is a runtime.
+    let guard = runtime.enter();
+    drop(places);
+    drop(guard);
+    conclusion.exit_code()
+}
+
+async fn row(fault: Fault, kind: Kind, place: &Place) -> Result<Completion, Failed> {
+    if let Some(why) = fault.missing(kind) {
+        return Ok(Completion::ignored_with(why));
+    }
+    let mut place = place.lock().await;
+    // Taken out, so that one that a failed row leaves broken is not for the next.
+    let subject = match place.take() {
+        Some(subject) => subject,
+        None => match Subject::start(kind).await {
+            Ok(subject) => subject,
+            Err(missing @ LocalError::NotInstalled { .. })
+                if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
+            {
+                return Ok(Completion::ignored_with(missing));
+            }
+            Err(error) => return Err(error.to_string().into()),
+        },
+    };
+    let first_seed = seed();
+    let command = |seed: u64| format!("scripts/chaos --seed {seed} '{kind:?}: {fault}'");
+    let mut row = Row::new(fault.to_string(), subject.name().to_owned(), command(first_seed));
+    let end = Instant::now() + budget();
+    let mut seed = first_seed;
+    let result = loop {
+        let failed = match round(fault, &subject, seed).await {
+            Ok(round) => {
+                row.add(&round);
+                (!round.is_clean()).then(|| round.to_string())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(failed) = failed {
+            row.fail(&failed, command(seed));
+            break Err(format!("{failed}\nagain: {}", command(seed)).into());
+        }
+        if Instant::now() > end {
+            *place = Some(subject);
+            break Ok(Completion::Completed);
+        }
+        seed = seed.wrapping_add(1);
+    };
+    println!("{row}");
+    if let Some(page) = std::env::var_os("CHAOS_PAGE") {
+        row.write_to(&PathBuf::from(page)).map_err(|error| error.to_string())?;
+    }
+    result
+}
+
+/// One fault under one load.
+async fn round(
+    fault: Fault,
+    subject: &Subject,
+    seed: u64,
+) -> Outcome<broker_testkit::history::Report> {
+    let topic = format!("chaos-{:x}", Dice::new(seed).of(&fault.to_string(), now()).below(1 << 48));
+    let mut load = Load::start(subject.address(), &topic, seed).await?;
+    load.progress(SOME).await?;
+    load.history.disturbed(fault.to_string());
+    fault.strike(subject, &mut load).await?;
+    // Never noted as calm: a member that was put out of its group meanwhile may learn of it only a
+    // session later, and what it handled until then comes again.
+    load.working_again().await?;
+    load.progress(SOME).await?;
+    load.finish().await
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}
+
+/// `CHAOS_SEED`, else a new one.
+fn seed() -> u64 {
+    let given = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| now() % 1_000_000)
+}
+
+/// How long each row is repeated: its share of `CHAOS_MINUTES`, once otherwise.
+fn budget() -> Duration {
+    let minutes = std::env::var("CHAOS_MINUTES").ok().and_then(|minutes| minutes.parse().ok());
+    // The two brokers are at work at the same time.
+    Duration::from_secs(minutes.unwrap_or(0) * 60 / Fault::ALL.len() as u64)
+}
