@@ -17,6 +17,8 @@ cases! { "batch";
     each_message_has_its_own_outcome,
     a_key_with_a_failure_comes_again_in_order_and_no_other_does,
     outcomes_that_are_missing_are_failures,
+    a_handler_that_panics_or_takes_too_long_has_failed_for_the_whole_batch,
+    a_batch_being_handled_is_finished_and_the_rest_handed_back,
     what_was_handled_before_is_not_in_a_batch,
 }
 
@@ -161,6 +163,53 @@ async fn outcomes_that_are_missing_are_failures(bench: &Bench) -> Verdict {
     let consumer = broker.consumer(topic, group.as_str()).retry(quick()).until(stopped);
     bench.within("two batches", consumer.batches(2, SHORT).run(handler)).await??;
     ensure_eq!(seen.all(), ["1 2", "2"], "the batches");
+    Ok(())
+}
+
+async fn a_handler_that_panics_or_takes_too_long_has_failed_for_the_whole_batch(
+    bench: &Bench,
+) -> Verdict {
+    let (topic, group) = topic(bench).await?;
+    let broker = bench.broker().await?;
+    for payload in ["1", "2"] {
+        broker.publish_message(topic.name(), Message::new(payload).with_key("k")).await?;
+    }
+    let seen = Seen::default();
+    let (stop, stopped) = stopper();
+    let handler = async |batch: Batch| {
+        seen.add(payloads(&batch).join(" "));
+        match seen.all().len() {
+            1 => panic!("a panic that the case wants"),
+            2 => std::future::pending().await,
+            _ => stop.now(),
+        }
+        batch.iter().map(|_| Ok(())).collect()
+    };
+    let consumer = broker.consumer(topic, group.as_str()).retry(quick()).until(stopped);
+    let running = consumer.handler_timeout(4 * SHORT).batches(2, LONG).run(handler);
+    bench.within("three batches", running).await??;
+    ensure_eq!(seen.all(), ["1 2", "1 2", "1 2"], "the batches");
+    Ok(())
+}
+
+async fn a_batch_being_handled_is_finished_and_the_rest_handed_back(bench: &Bench) -> Verdict {
+    let (topic, group) = topic(bench).await?;
+    let broker = bench.broker().await?;
+    bench.publish(topic.name(), 0, ["1", "2", "3"]).await?;
+    let seen = Seen::default();
+    let (stop, stopped) = stopper();
+    let handler = async |batch: Batch| {
+        stop.now();
+        tokio::time::sleep(SHORT).await;
+        seen.add(payloads(&batch).join(" "));
+        batch.iter().map(|_| Ok(())).collect()
+    };
+    let consumer = broker.consumer(topic, group.as_str()).until(stopped).batches(2, LONG);
+    bench.within("stopping", consumer.run(handler)).await??;
+    ensure_eq!(seen.all(), ["1 2"], "the batches");
+    bench.mark(topic.name(), 1).await?;
+    let rest = bench.join(topic.name(), group).await?.texts_before_markers(1).await?;
+    ensure_eq!(rest, ["3"], "what is left");
     Ok(())
 }
 

@@ -176,5 +176,11 @@ async fn a_filter_picks_by_topic_key_and_kind(bench: &Bench) -> Verdict {
     ensure!(list(elsewhere).await?.is_empty(), "by a topic that none is of");
     let later = Filter { since: Some(std::time::SystemTime::now()), ..any() };
     ensure!(list(later).await?.is_empty(), "by a time after all");
+    let soon = Some(std::time::SystemTime::now() + Duration::from_secs(1));
+    ensure_eq!(list(Filter { before: soon, ..any() }).await?, ["bad", "1"], "by a time before");
+    let own = Filter { group: Some(group.as_str().into()), ..any() };
+    ensure_eq!(list(own).await?, ["bad", "1"], "by the group");
+    let others = Filter { group: Some("others".into()), ..any() };
+    ensure!(list(others).await?.is_empty(), "by a group that none is of");
     Ok(())
 }
