@@ -76,7 +76,7 @@ pub(crate) fn failed(operation: &'static str, error: lapin::Error) -> Error {
     if transient { mapped.transient() } else { mapped }
 }
 
-const NO_REPLICA: &str = "does not have a running replica";
+const NO_REPLICA: &str = "replica on the local node";
 
 /// The client gives up its connection on such a message, and would again after each reconnection.
 const UNREADABLE: &str = "a message in a queue cannot be read by this client: a header name, its \
@@ -154,8 +154,10 @@ mod tests {
     fn what_passes_by_itself_is_transient() {
         let text =
             "stream queue 's' in vhost '/' does not have a running replica on the local node";
+        let text_of_3 = "queue 's' in vhost '/' does not have a replica on the local node";
         for error in [
             said(AMQPSoftError::PRECONDITIONFAILED, text),
+            said(AMQPSoftError::PRECONDITIONFAILED, text_of_3),
             failed("test", std::io::Error::other("cut").into()),
             failed("test", Lapin::MissingHeartbeatError.into()),
         ] {

@@ -166,6 +166,22 @@ impl Stream {
         Ok(true)
     }
 
+    /// The offset of the last message, of a stream that was attached to at its end and has messages;
+    /// `Ok(None)` when the connection is lost.
+    pub(crate) async fn end(&mut self, operation: &'static str) -> Result<Option<u64>> {
+        let Some((mut end, _)) = self.next_here(operation).await? else { return Ok(None) };
+        if let Some(Attached { channel, .. }) = &self.attached {
+            // Its answer comes behind all messages that came together with the first one.
+            if channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.is_err() {
+                return Ok(None);
+            }
+        }
+        while let Some((offset, _)) = self.try_next() {
+            end = offset;
+        }
+        Ok(Some(end))
+    }
+
     /// The next message if it is there already.
     pub(crate) fn try_next(&mut self) -> Option<(u64, Delivery)> {
         let delivery = self.attached.as_mut()?.consumer.next().now_or_never()??.ok()?;

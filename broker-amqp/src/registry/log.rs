@@ -16,7 +16,7 @@ use crate::stream::{Place, Stream, is_there};
 const OPERATION: &str = "registry";
 
 /// How many entries are asked for ahead.
-const PREFETCH: u16 = 1_000;
+pub(super) const PREFETCH: u16 = 1_000;
 
 /// How long nothing has to come of what is known before it is doubted that it is still there.
 const QUIET: Duration = Duration::from_secs(2);

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::error;
 use crate::link::{LastError, Link};
+use crate::stream::{Place, Stream};
 pub(crate) use event::Event;
 use log::{Log, Step};
 pub(crate) use state::{Group, State, Topic};
@@ -33,8 +34,9 @@ pub(crate) struct Registry {
     queue: ShortString,
     /// Events are appended on the connection that may be blocked, and read on the other one.
     publish: Link,
+    consume: Link,
     state: RwLock<State>,
-    /// Counts the events taken in, so that others can wait for a change.
+    /// Up to where the log was read: the next place. So others can wait for a change.
     changed: watch::Sender<u64>,
     waiting: Mutex<HashMap<Uuid, oneshot::Sender<bool>>>,
 }
@@ -54,6 +56,7 @@ impl Registry {
         let registry = Arc::new(Self {
             queue: name.into(),
             publish: publish.clone(),
+            consume: consume.clone(),
             state: RwLock::default(),
             changed: watch::Sender::new(0),
             waiting: Mutex::default(),
@@ -108,7 +111,28 @@ impl Registry {
         effect.map_err(|_| error::closed(operation))
     }
 
-    /// Reads everything that was appended by anybody until now.
+    /// Reads everything that this node of the broker has of the log. Unlike [`Self::sync`] it leaves
+    /// nothing behind in the log, which has to have an entry.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(crate) async fn refresh(&self, operation: &'static str) -> Result<()> {
+        let mut changes = self.changed.subscribe();
+        loop {
+            let (link, queue) = (self.consume.clone(), self.queue.clone());
+            let mut stream = Stream::new(link, queue, log::PREFETCH, Place::Last);
+            if !stream.attach(operation).await? {
+                return Ok(());
+            }
+            if let Some(end) = stream.end(operation).await? {
+                // The sender lives in `self`.
+                let _ = changes.wait_for(|next| *next > end).await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads everything that was appended by anybody until now, on any node of the broker.
     ///
     /// # Errors
     /// Nothing could be appended.
@@ -141,20 +165,20 @@ impl Registry {
 
     fn take_in(&self, step: Step) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let answer = match step {
+        let (next, answer) = match step {
             Step::Anew => {
                 tracing::warn!("RabbitMQ has lost the registry of topics and groups");
                 *state = State::default();
-                None
+                (0, None)
             }
             Step::Entry(entry) => {
                 tracing::debug!(event = ?entry.event, "registry");
                 let effect = entry.event.is_some_and(|event| state.apply(entry.place, &event));
-                entry.id.map(|id| (id, effect))
+                (entry.place + 1, entry.id.map(|id| (id, effect)))
             }
         };
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.send_replace(next);
         if let Some((id, effect)) = answer
             && let Some(waiting) = self.waiting().remove(&id)
         {

@@ -120,8 +120,15 @@ impl Topology {
 
     /// See [`Backend::describe_topic`](broker_api::Backend::describe_topic).
     pub(crate) async fn describe(&self, name: Name) -> Result<TopicDescription> {
-        let known = self.topic(name, "describe_topic");
-        Ok(self.bounded("describe_topic", name, known).await?.description())
+        const OPERATION: &str = "describe_topic";
+        let topic = self.bounded(OPERATION, name, async {
+            if self.registry.topic(name).is_some() {
+                // Somebody else may have changed it just now.
+                self.registry.refresh(OPERATION).await?;
+            }
+            self.topic(name, OPERATION).await
+        });
+        Ok(topic.await?.description())
     }
 
     /// See [`Backend::add_partitions`](broker_api::Backend::add_partitions).
