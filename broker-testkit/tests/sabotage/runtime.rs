@@ -355,6 +355,9 @@ found! {
     draining_for_ever_is_found: DrainsForEver
         by "stop::what_takes_longer_than_the_drain_time_is_handed_back"
         saying "stopping took more than";
+    draining_nothing_of_a_batch_is_found: DrainsNothing
+        by "batch::a_batch_being_handled_is_finished_and_the_rest_handed_back"
+        saying "the batches";
     draining_nothing_is_found: DrainsNothing
         by "stop::what_is_being_handled_is_finished_and_the_rest_handed_back"
         saying "begun and ended";
