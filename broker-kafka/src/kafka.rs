@@ -146,6 +146,10 @@ impl Backend for Kafka {
         let member = Arc::new(Member::new(&subscribe, timeout, self.link.clone()));
         let client = self.config.member(subscribe.group.name);
         let context = Rebalance { member: member.clone() };
+        let (topics, runtime) = (Arc::downgrade(&topics), self.runtime.clone());
+        let kip_848 = self.config.group_protocol == GroupProtocol::Consumer;
+        let membership = Membership { member: member.clone() };
+        let joining = member.clone();
         let joined = blocking(OPERATION, move || {
             let consumer = StreamConsumer::from_config_and_context(&client, context);
             let consumer = consumer.map_err(|error| creation_error(error, OPERATION))?;
@@ -155,19 +159,15 @@ impl Backend for Kafka {
             }
             let names: Vec<_> = subscribe.topics.iter().map(|topic| topic.as_str()).collect();
             consumer.subscribe(&names).map_err(|error| error::error(error, OPERATION))?;
-            Ok(consumer)
+            // Begun here, so that it leaves in order also where nobody waits for it any more: one
+            // of KIP-848 that does not keeps its partitions until its session is over.
+            runtime.spawn(Task { consumer, member: joining, topics, kip_848 }.run());
+            Ok(())
         });
-        let consumer = joined.await?;
+        joined.await?;
         // Closed meanwhile: nobody would close this one.
         self.members.add(&member)?;
-        let task = Task {
-            consumer,
-            member: member.clone(),
-            topics: Arc::downgrade(&topics),
-            kip_848: self.config.group_protocol == GroupProtocol::Consumer,
-        };
-        tokio::spawn(task.run());
-        Ok(Box::new(Membership { member }))
+        Ok(Box::new(membership))
     }
 
     async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
