@@ -36,7 +36,7 @@ mod tests {
             let (one, two) = (priorities(member * 2, 6), priorities(member * 2 + 1, 6));
             let won = one.iter().zip(&two).filter(|(one, two)| one < two).count();
             nothing += usize::from(won == 0 || won == 6);
-            uneven += usize::from(won < 2 || won > 4);
+            uneven += usize::from(!(2..=4).contains(&won));
         }
         assert!(nothing < 100, "{nothing} of 10,000 pairs leave one with nothing");
         assert!(uneven < 2_500, "{uneven} of 10,000 pairs are uneven");

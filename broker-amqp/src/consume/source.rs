@@ -107,7 +107,7 @@ impl Membership {
         let listed = Listed::new(&core, &subscribe);
         let member = Member::new(core, subscribe, topics, shared.clone(), listed.number);
         tokio::spawn(member.run(leaving, joined));
-        let membership = Self { shared, leave: Some(leave), listed: listed };
+        let membership = Self { shared, leave: Some(leave), listed };
         match tokio::time::timeout(patience, joining).await {
             Ok(Ok(joined)) => joined.map(|()| membership),
             Ok(Err(_)) => Err(error::closed(OPERATION)),
@@ -128,10 +128,9 @@ impl Source for Membership {
         loop {
             {
                 let mut state = self.shared.state();
-                match &mut state.ended {
+                if let Some(error) = &mut state.ended {
                     // An error is reported once.
-                    Some(error) => return error.take().map_or(Ok(None), Err),
-                    None => {}
+                    return error.take().map_or(Ok(None), Err);
                 }
                 if let Some(session) = &state.session {
                     let batch = session.hand_out(max);

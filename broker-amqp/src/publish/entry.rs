@@ -23,6 +23,7 @@ pub(super) struct Entry {
 }
 
 /// What became of a message.
+#[expect(clippy::large_enum_variant, reason = "nearly all are answered: a box would be for each")]
 pub(super) enum Sent {
     /// The client did not send it.
     Unsent(lapin::Error),

@@ -21,6 +21,7 @@ struct Queue {
 
 impl Outbox {
     /// Puts a message in. It comes back if nobody takes messages out any more.
+    #[expect(clippy::result_large_err, reason = "it is the message, rarely and right here")]
     pub(crate) fn put(&self, message: Outgoing) -> Result<(), Outgoing> {
         let mut queue = self.lock();
         if queue.closed {

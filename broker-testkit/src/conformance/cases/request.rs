@@ -116,7 +116,10 @@ async fn a_question_waits_for_whoever_answers_it(bench: &Bench) -> Verdict {
     };
     let answered = async {
         ensure_eq!(watching.handle(1).await?, ["21"], "the question");
-        let done = async { Ok(drop(published.acquire().await?)) };
+        let done = async {
+            drop(published.acquire().await?);
+            Ok(())
+        };
         talk.doubling(&broker, done).await
     };
     let (asked, answered) = tokio::join!(asked, answered);

@@ -197,13 +197,19 @@ async fn what_is_put_off_survives_a_restart_of_the_scheduler(bench: &Bench) -> V
     // This scheduler stops as soon as it has published anything. The others wait then, unless it
     // took so long to begin that their time has come too.
     let mut came = Vec::new();
-    let one = async { Ok(came.extend(schedule.take(&first, 1).await?)) };
+    let one = async {
+        came.extend(schedule.take(&first, 1).await?);
+        Ok(())
+    };
     schedule.run(&first, one).await?;
     first.close().await?;
     drop(first);
 
     let second = schedule.connect().await?;
-    let rest = async { Ok(came.extend(schedule.take(&second, 20).await?)) };
+    let rest = async {
+        came.extend(schedule.take(&second, 20).await?);
+        Ok(())
+    };
     schedule.run(&second, rest).await?;
     let all = [texts("a", 20), vec!["early".to_owned()]].concat();
     ensure_eq!(sorted(texts_of(&came)), all, "what both schedulers published");
