@@ -128,8 +128,6 @@ impl State {
 pub(crate) struct Statistics<'a> {
     #[serde(borrow, default)]
     brokers: HashMap<Cow<'a, str>, Broker<'a>>,
-    #[serde(borrow)]
-    cgrp: Option<Group<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,14 +136,6 @@ struct Broker<'a> {
     state: Cow<'a, str>,
     #[serde(default)]
     connects: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Group<'a> {
-    #[serde(borrow)]
-    state: Cow<'a, str>,
-    #[serde(borrow)]
-    join_state: Cow<'a, str>,
 }
 
 impl<'a> Statistics<'a> {
@@ -158,11 +148,6 @@ impl<'a> Statistics<'a> {
     /// Whether any broker is connected and has taken the credentials.
     pub(crate) fn is_connected(&self) -> bool {
         self.brokers.values().any(|broker| matches!(&*broker.state, "UP" | "REAUTH"))
-    }
-
-    /// Whether the group's coordinator is found and this member has joined.
-    pub(crate) fn is_joined(&self) -> bool {
-        self.cgrp.as_ref().is_some_and(|g| g.state == "up" && g.join_state == "steady")
     }
 
     fn connects(&self) -> u64 {
@@ -194,7 +179,7 @@ mod tests {
     fn statistics(state: &str, connects: u64) -> String {
         format!(
             r#"{{"name":"x","brokers":{{"a:1/1":{{"state":"{state}","connects":{connects}}},
-            "b:1/2":{{"state":"DOWN","connects":1}}}},"cgrp":{{"state":"up","join_state":"init"}}}}"#
+            "b:1/2":{{"state":"DOWN","connects":1}}}}}}"#
         )
     }
 

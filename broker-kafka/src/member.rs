@@ -148,6 +148,11 @@ impl Member {
         }
         self.changes.fetch_add(1, Ordering::Release);
         drop(state);
+        self.joined();
+    }
+
+    /// The group's coordinator has answered that this is a member.
+    pub(crate) fn joined(&self) {
         let mut status = self.status();
         status.joined = true;
         status.connected = true;
@@ -294,10 +299,7 @@ impl Member {
 
     /// What librdkafka's statistics say.
     pub(crate) fn observe(&self, statistics: &Statistics<'_>) {
-        let mut status = self.status();
-        status.connected = statistics.is_connected();
-        // A member without partitions is told so only here.
-        status.joined |= statistics.is_joined();
+        self.status().connected = statistics.is_connected();
     }
 
     /// Whether a broker is there, and yet has not let this member join.

@@ -4,10 +4,13 @@
 use std::ffi::CStr;
 use std::{ptr, slice};
 
+use rdkafka::ClientContext;
 use rdkafka::bindings::{
-    rd_kafka_header_get_all, rd_kafka_message_headers, rd_kafka_message_status,
-    rd_kafka_msg_status_t,
+    rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
+    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_header_get_all,
+    rd_kafka_message_headers, rd_kafka_message_status, rd_kafka_msg_status_t,
 };
+use rdkafka::client::Client;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
@@ -27,6 +30,21 @@ pub(crate) fn stored(message: &BorrowedMessage<'_>) -> Stored {
     match unsafe { rd_kafka_message_status(message.ptr()) } {
         rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Stored::No,
         _ => Stored::Maybe,
+    }
+}
+
+/// Whether the group's coordinator has given this client an epoch (KIP-848): it is a member then,
+/// also without partitions, of which librdkafka tells nothing.
+pub(crate) fn has_epoch<C: ClientContext>(client: &Client<C>) -> bool {
+    // SAFETY: the client is live, and what it answers is released once, after it was read.
+    unsafe {
+        let metadata = rd_kafka_consumer_group_metadata(client.native_ptr());
+        if metadata.is_null() {
+            return false;
+        }
+        let epoch = rd_kafka_consumer_group_metadata_generation_id(metadata);
+        rd_kafka_consumer_group_metadata_destroy(metadata);
+        epoch > 0
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_unti
 use crate::elsewhere::Elsewhere;
 use crate::error::{self, Report};
 use crate::member::{Member, Revocation, no_such_protocol};
+use crate::native;
 use crate::offsets::list;
 use crate::ownership::Ownership;
 use crate::rebalance::{Rebalance, give_up, invalid};
@@ -86,6 +87,7 @@ impl Task {
                 () = member.work.notified() => {}
                 _ = store.tick() => {
                     self.store(&member.owned());
+                    self.look_whether_joined();
                     joining &= !member.has_joined();
                     if joining && member.waits_to_join() {
                         waited += STORE;
@@ -127,6 +129,15 @@ impl Task {
         while !self.member.has_joined() && Instant::now() < deadline {
             // What comes is nobody's: nothing of it is settled, so the next member gets it.
             drop(timeout(STORE, stream.next()).await);
+            self.look_whether_joined();
+        }
+    }
+
+    /// A member of KIP-848 that gets no partitions is not told that it has joined.
+    fn look_whether_joined(&self) {
+        let Self { consumer, member, kip_848, .. } = self;
+        if *kip_848 && !member.has_joined() && native::has_epoch(consumer.client()) {
+            member.joined();
         }
     }
 
