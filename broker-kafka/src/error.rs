@@ -69,6 +69,18 @@ pub(crate) fn is_rebalancing(code: Code) -> bool {
     matches!(code, RebalanceInProgress | IllegalGeneration | StaleMemberEpoch)
 }
 
+/// Whether librdkafka may have failed to learn from the coordinator where the group is.
+pub(crate) fn is_without_coordinator(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        NotCoordinator
+            | CoordinatorNotAvailable
+            | CoordinatorLoadInProgress
+            | BrokerTransportFailure
+    )
+}
+
 /// Whether the broker refused a commit because others are the members of the group now.
 pub(crate) fn is_not_member(code: Code) -> bool {
     use Code::*;

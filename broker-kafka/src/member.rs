@@ -36,6 +36,8 @@ pub(crate) struct Member {
     /// Set when its source is closed or dropped.
     left: AtomicBool,
     state: Mutex<State>,
+    /// Set when librdkafka may have left partitions lying that it should have begun to fetch.
+    pub(crate) in_doubt: AtomicBool,
     /// Counts the changes of what is owned.
     changes: AtomicU64,
     status: Mutex<Status>,
@@ -86,6 +88,7 @@ impl Member {
             closing: AtomicBool::new(false),
             left: AtomicBool::new(false),
             state: Mutex::default(),
+            in_doubt: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             status: Mutex::default(),
             ended: watch::Sender::new(None),

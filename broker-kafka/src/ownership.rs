@@ -129,6 +129,12 @@ impl Ownership {
         state.fetched_bytes = 0;
     }
 
+    /// Whether anything of it was ever fetched.
+    pub(crate) fn has_begun(&self) -> bool {
+        let state = self.lock();
+        state.handed_out.is_some() || !state.fetched.is_empty()
+    }
+
     /// Whether everything that is out was settled or came back.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.lock();

@@ -1,12 +1,13 @@
 //! The task that polls for a member.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use broker_api::{Error, ErrorKind, Message, Result};
-use futures_util::{Stream as _, StreamExt as _};
+use futures_util::{Stream, StreamExt as _};
 use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -20,9 +21,12 @@ use crate::member::{Member, Revocation, no_such_protocol};
 use crate::native;
 use crate::offsets::list;
 use crate::ownership::Ownership;
-use crate::rebalance::{Rebalance, give_up, invalid};
+use crate::rebalance::{Rebalance, begin_again, give_up, invalid};
 use crate::record;
 use crate::topics::Topics;
+
+/// What the stream gives.
+type Item<'a> = Result<BorrowedMessage<'a>, KafkaError>;
 
 pub(crate) type Consumer = Elsewhere<StreamConsumer<Rebalance>>;
 
@@ -95,24 +99,16 @@ impl Task {
                             member.fail(no_such_protocol());
                         }
                     }
+                    if member.in_doubt.load(Ordering::Relaxed)
+                        && self.take_ready(None, stream.as_mut(), &mut route)
+                    {
+                        self.begin_again();
+                    }
                 }
                 _ = look.tick(), if self.kip_848 => self.look_after_topics(),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
                 item = stream.next() => {
-                    let mut item = item;
-                    let mut left = BATCH;
-                    while let Some(next) = item.take() {
-                        self.take(next, &mut route);
-                        left -= 1;
-                        if left > 0 {
-                            let mut context = Context::from_waker(Waker::noop());
-                            if let Poll::Ready(next) = stream.as_mut().poll_next(&mut context) {
-                                item = next;
-                            }
-                        }
-                    }
-                    self.flush(&mut route);
-                    member.wake();
+                    self.take_ready(item, stream.as_mut(), &mut route);
                     // Nothing here waits while there are messages, so others get their turn now.
                     yield_now().await;
                 }
@@ -141,8 +137,59 @@ impl Task {
         }
     }
 
+    /// Takes this item and what else is there, up to a limit. Whether that was all.
+    fn take_ready<'a>(
+        &self,
+        first: Option<Item<'a>>,
+        mut stream: Pin<&mut impl Stream<Item = Item<'a>>>,
+        route: &mut Route,
+    ) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut next = first;
+        let mut all = false;
+        for _ in 0..BATCH {
+            if next.is_none()
+                && let Poll::Ready(item) = stream.as_mut().poll_next(&mut context)
+            {
+                next = item;
+            }
+            let Some(item) = next.take() else {
+                all = true;
+                break;
+            };
+            self.take(item, route);
+        }
+        self.flush(route);
+        self.member.wake();
+        all
+    }
+
+    /// Has the partitions fetched of which nothing has come yet, as if they were assigned anew.
+    ///
+    /// librdkafka asks the coordinator where the group is in a partition. If the coordinator has
+    /// just changed it reports that, never asks again, and the partition stays silent
+    /// (librdkafka#5586).
+    ///
+    /// Called when nothing is queued, for a revocation that is must be answered before: librdkafka
+    /// would take this for the answer.
+    fn begin_again(&self) {
+        if self.member.revocation_deadline().is_some() {
+            return;
+        }
+        self.member.in_doubt.store(false, Ordering::Relaxed);
+        let owned = self.member.owned();
+        let silent: Vec<_> =
+            owned.iter().filter(|o| !o.has_begun()).map(|o| (o.topic, o.partition)).collect();
+        if silent.is_empty() {
+            return;
+        }
+        tracing::debug!(group = %self.member.group, partitions = ?silent, "beginning again");
+        let all = silent.len() == owned.len();
+        self.warn("beginning again", begin_again(&*self.consumer, &silent, all));
+    }
+
     /// Takes one item of the stream.
-    fn take(&self, item: Result<BorrowedMessage<'_>, KafkaError>, route: &mut Route) {
+    fn take(&self, item: Item<'_>, route: &mut Route) {
         match item {
             Ok(record) => {
                 let changes = self.member.changes();
@@ -209,6 +256,9 @@ impl Task {
             member.fail(context(error));
         } else {
             tracing::debug!(error = %failure, group = %member.group, "consuming");
+            if error::is_without_coordinator(code) {
+                member.in_doubt.store(true, Ordering::Relaxed);
+            }
             member.link.note(failure.to_string());
         }
     }
@@ -319,7 +369,7 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
             }
             let committed = commit(&consumer);
             owned.iter().for_each(|ownership| ownership.end());
-            member.closing.store(true, std::sync::atomic::Ordering::Release);
+            member.closing.store(true, Ordering::Release);
             if owned.is_empty() {
                 // By closing alone, librdkafka leaves a group of the classic protocol without
                 // telling the broker if the member has no partitions. The others would then wait
@@ -387,3 +437,6 @@ impl Drop for Ending {
         self.0.end(Err(Report::of(&error)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ impl Rebalance {
             consumer.assign(partitions)?;
         }
         // A pause outlives the loss and the return of a partition.
-        consumer.resume(&invalid(&named)?)?;
+        self.report(invalid(&named).and_then(|named| consumer.resume(&named)));
         self.member.assign(named);
         Ok(())
     }
@@ -64,9 +64,16 @@ impl Rebalance {
         }
         // The member's task gives them up when what is in flight is settled: until then no other
         // member gets them.
-        consumer.pause(&invalid(&named)?)?;
+        self.report(invalid(&named).and_then(|named| consumer.pause(&named)));
         self.member.revoke(&named, incremental);
         Ok(())
+    }
+
+    fn report(&self, done: KafkaResult<()>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, group = %self.member.group, "rebalancing");
+            self.member.link.note(format!("rebalancing: {error}"));
+        }
     }
 }
 
@@ -83,10 +90,7 @@ impl ConsumerContext for Rebalance {
             }
             _ => self.revoke(consumer, partitions),
         };
-        if let Err(error) = done {
-            tracing::warn!(%error, group = %self.member.group, "rebalancing");
-            self.member.link.note(format!("rebalancing: {error}"));
-        }
+        self.report(done);
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
@@ -130,6 +134,25 @@ pub(crate) fn give_up<C: ConsumerContext>(
     match only {
         Some(partitions) => consumer.incremental_unassign(partitions),
         None => consumer.unassign(),
+    }
+}
+
+/// Takes these partitions, which may be `all` that are assigned, out of the assignment and in
+/// again: from where the group is.
+pub(crate) fn begin_again(
+    consumer: &impl Consumer<Rebalance>,
+    partitions: &[(Name, i32)],
+    all: bool,
+) -> KafkaResult<()> {
+    let partitions = invalid(partitions)?;
+    if is_incremental(consumer) {
+        consumer.incremental_unassign(&partitions)?;
+        consumer.incremental_assign(&partitions)
+    } else if all {
+        consumer.assign(&partitions)
+    } else {
+        // An eager assignment is begun as a whole, so this one was.
+        Ok(())
     }
 }
 
