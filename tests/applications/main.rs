@@ -71,12 +71,13 @@ fn main() -> ExitCode {
     ];
     let kinds = kinds.into_iter().filter(|(built, _)| *built).map(|(_, kind)| kind);
     let places: Vec<_> = kinds.map(|kind| Arc::new(Place::new(kind, runtime.clone()))).collect();
-    let trials = places.iter().flat_map(|place| {
-        let between = if place.kind == Kind::Nothing { &[][..] } else { BETWEEN_PROCESSES };
-        let tests = EVERYWHERE.iter().chain(between);
-        tests.map(|(name, test)| trial(place.clone(), name, *test)).collect::<Vec<_>>()
-    });
-    let mut trials: Vec<_> = trials.collect();
+    // The places in turns, so that each has something to do.
+    let mut trials = Vec::new();
+    for (number, (name, test)) in EVERYWHERE.iter().chain(BETWEEN_PROCESSES).enumerate() {
+        let everywhere = number < EVERYWHERE.len();
+        let at = places.iter().filter(|place| everywhere || place.kind != Kind::Nothing);
+        trials.extend(at.map(|place| trial(place.clone(), name, *test)));
+    }
     if let [_, kafka, .., rabbitmq] = &places[..]
         && kafka.kind == Kind::Kafka
     {
@@ -88,7 +89,10 @@ fn main() -> ExitCode {
         alone("a line that was being written is taken back", ledgers::takes_back_half_a_line),
         alone("a file has one process at a time", ledgers::keeps_the_file_alone),
     ]);
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    // A test waits for its broker most of the time.
+    arguments.test_threads.get_or_insert(places.len());
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn trial(place: Arc<Place>, name: &str, test: Test) -> Trial {

@@ -92,6 +92,7 @@ async fn a_batch_that_does_not_fill_up_comes_after_its_time(bench: &Bench) -> Ve
 }
 
 async fn each_message_has_its_own_outcome(bench: &Bench) -> Verdict {
+    bench.require_replay().await?;
     let (topic, group) = topic(bench).await?;
     let broker = bench.broker().await?;
     let letters = bench.made_by_consumer(topic.name(), group, "dlt")?;
