@@ -11,7 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::Task;
-use crate::config::KafkaConfig;
+use crate::config::{GroupProtocol, KafkaConfig};
 use crate::elsewhere::Elsewhere;
 use crate::link::Link;
 use crate::member::{Member, Membership};
@@ -38,7 +38,8 @@ async fn a_member_gets_everything(settings: impl Fn(KafkaConfig) -> KafkaConfig)
     let consumer = StreamConsumer::from_config_and_context(&config.member(group), context);
     let consumer = Elsewhere::new(consumer.unwrap());
     consumer.subscribe(&[topic.as_str()]).unwrap();
-    let task = Task { consumer, member: member.clone(), topics: Weak::new(), kip_848: false };
+    let kip_848 = config.group_protocol == GroupProtocol::Consumer;
+    let task = Task { consumer, member: member.clone(), topics: Weak::new(), kip_848 };
     tokio::spawn(task.run());
 
     let mut source = Membership { member };
@@ -66,4 +67,10 @@ async fn no_partition_stays_silent_when_the_coordinator_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_does_one_with_an_eager_strategy() {
     a_member_gets_everything(|c| c.property("partition.assignment.strategy", "range")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_of_kip_848() {
+    let group_protocol = GroupProtocol::Consumer;
+    a_member_gets_everything(|config| KafkaConfig { group_protocol, ..config }).await;
 }
