@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use async_trait::async_trait;
 use broker_api::BoxError;
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
 
 use crate::cost::Latencies;
-use crate::load::{Ledger, Load};
+use crate::load::{Item, Ledger, Load};
 
 /// How messages are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,4 +90,34 @@ where
         }
         Ok(())
     }
+}
+
+/// Publishes the load from so many tasks at a time, each awaiting every confirmation, and notes how
+/// long each took. The order of a key is kept, as one task has it.
+pub(crate) async fn by_tasks<F, E>(
+    load: Load,
+    tasks: usize,
+    latencies: &mut Latencies,
+    publish: impl Fn(Item) -> F + Clone + Send + 'static,
+) -> Result<(), BoxError>
+where
+    F: Future<Output = Result<(), E>> + Send,
+    E: Into<BoxError>,
+{
+    let noted = try_join_all(load.shared_by(tasks).into_iter().map(|items| {
+        let publish = publish.clone();
+        tokio::spawn(async move {
+            let mut took = Vec::with_capacity(items.len());
+            for item in items {
+                let began = Instant::now();
+                publish(item).await.map_err(Into::into)?;
+                took.push(began.elapsed());
+            }
+            Ok::<_, BoxError>(took)
+        })
+    }));
+    for took in noted.await? {
+        took?.into_iter().for_each(|latency| latencies.note(latency));
+    }
+    Ok(())
 }

@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use broker_api::{BoxError, Broker, Bytes, GroupSpec, Message, Name, Topic, TopicSpec};
-use futures_util::future::try_join_all;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window};
+use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window, by_tasks};
 use crate::cost::Latencies;
 use crate::load::{Item, Ledger, Load};
 
@@ -61,22 +59,12 @@ impl Contender for Ours {
                 window.finish().await?;
             }
             Publishing::Tasks(tasks) => {
-                let shares = load.shared_by(tasks);
-                let noted = try_join_all(shares.into_iter().map(|items| {
-                    let broker = self.broker.clone();
-                    tokio::spawn(async move {
-                        let mut took = Vec::with_capacity(items.len());
-                        for item in items {
-                            let began = Instant::now();
-                            broker.publish_message(topic, Self::message(item)).await?;
-                            took.push(began.elapsed());
-                        }
-                        Ok::<_, broker_api::Error>(took)
-                    })
-                }));
-                for took in noted.await? {
-                    took?.into_iter().for_each(|latency| latencies.note(latency));
-                }
+                let broker = self.broker.clone();
+                let publish = move |item| {
+                    let publish = broker.publish_message(topic, Self::message(item));
+                    async move { publish.await.map(drop) }
+                };
+                by_tasks(load, tasks, latencies, publish).await?;
             }
         }
         Ok(())

@@ -2,14 +2,12 @@
 
 use async_trait::async_trait;
 use broker_api::BoxError;
-use futures_util::future::try_join_all;
 use rdkafka::Message as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
-use tokio::time::Instant;
 
-use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window};
+use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window, by_tasks};
 use crate::cost::Latencies;
 use crate::load::{Item, Ledger, Load};
 
@@ -68,22 +66,12 @@ impl Contender for Best {
                 window.finish().await
             }
             Publishing::Tasks(tasks) => {
-                let noted = try_join_all(load.shared_by(tasks).into_iter().map(|items| {
-                    let (producer, topic) = (self.producer.clone(), topic.to_owned());
-                    tokio::spawn(async move {
-                        let mut took = Vec::with_capacity(items.len());
-                        for item in items {
-                            let began = Instant::now();
-                            confirmed(send(&producer, &topic, &item)?).await?;
-                            took.push(began.elapsed());
-                        }
-                        Ok::<_, BoxError>(took)
-                    })
-                }));
-                for took in noted.await? {
-                    took?.into_iter().for_each(|latency| latencies.note(latency));
-                }
-                Ok(())
+                let (producer, topic) = (self.producer.clone(), topic.to_owned());
+                let publish = move |item: Item| {
+                    let sent = send(&producer, &topic, &item);
+                    async move { confirmed(sent?).await }
+                };
+                by_tasks(load, tasks, latencies, publish).await
             }
         }
     }

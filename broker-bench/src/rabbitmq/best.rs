@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use broker_api::BoxError;
-use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt as _, select_all};
 use lapin::message::Delivery;
 use lapin::options::{
@@ -11,10 +10,9 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, PublisherConfirm};
-use tokio::time::Instant;
 
 use super::{properties, queue, queue_of_key};
-use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window};
+use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window, by_tasks};
 use crate::cost::Latencies;
 use crate::load::{Item, Ledger, Load};
 
@@ -92,23 +90,13 @@ impl Contender for Best {
                 window.finish().await
             }
             Publishing::Tasks(tasks) => {
-                let noted = try_join_all(load.shared_by(tasks).into_iter().map(|items| {
-                    let (channel, topic) = (self.publishing.clone(), topic.to_owned());
-                    let partitions = self.partitions;
-                    tokio::spawn(async move {
-                        let mut took = Vec::with_capacity(items.len());
-                        for item in items {
-                            let began = Instant::now();
-                            confirmed(send(&channel, &topic, partitions, &item).await?).await?;
-                            took.push(began.elapsed());
-                        }
-                        Ok::<_, BoxError>(took)
-                    })
-                }));
-                for took in noted.await? {
-                    took?.into_iter().for_each(|latency| latencies.note(latency));
-                }
-                Ok(())
+                let (channel, topic) = (self.publishing.clone(), topic.to_owned());
+                let partitions = self.partitions;
+                let publish = move |item: Item| {
+                    let (channel, topic) = (channel.clone(), topic.clone());
+                    async move { confirmed(send(&channel, &topic, partitions, &item).await?).await }
+                };
+                by_tasks(load, tasks, latencies, publish).await
             }
         }
     }
