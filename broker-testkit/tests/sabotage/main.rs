@@ -1,14 +1,35 @@
 //! Tests of the suite itself: a backend that is broken on purpose fails the case made for that, and
 //! so does a consuming runtime.
 
-mod broken;
-mod runtime;
-
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::{Memory, TopicSpec};
 use broker_testkit::conformance::{self, Fixture, Outcome, Unready};
+
+/// Wants the case to pass without the flaw, and to fail with it, saying `what`.
+#[track_caller]
+fn assert_found<F>(outcome: fn(&str, Option<F>) -> Outcome, flaw: F, case: &str, what: &str)
+where
+    F: Copy + fmt::Debug,
+{
+    assert_eq!(outcome(case, None), Outcome::Passed, "without a flaw");
+    match outcome(case, Some(flaw)) {
+        Outcome::Failed(text) => assert!(text.contains(what), "failed for another reason: {text}"),
+        other => panic!("{flaw:?} was not found by {case}: {other}"),
+    }
+}
+
+/// Tests with the `outcome` and the `Flaw` of the module they are in.
+macro_rules! found {
+    ($($test:ident: $flaw:ident by $case:literal saying $what:literal;)+) => {
+        $(#[test] fn $test() { crate::assert_found(outcome, Flaw::$flaw, $case, $what); })+
+    };
+}
+
+mod broken;
+mod runtime;
 
 use broken::{Broken, Flaw};
 
@@ -29,22 +50,6 @@ fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
         // What has to be missed is missed sooner than a real broker would need.
         Ok(fixture.patience(Duration::from_secs(3)))
     })
-}
-
-/// Wants the case to pass without the flaw, and to fail with it, saying `what`.
-#[track_caller]
-fn assert_found(flaw: Flaw, case: &str, what: &str) {
-    assert_eq!(outcome(case, None), Outcome::Passed, "without a flaw");
-    match outcome(case, Some(flaw)) {
-        Outcome::Failed(text) => assert!(text.contains(what), "failed for another reason: {text}"),
-        other => panic!("{flaw:?} was not found by {case}: {other}"),
-    }
-}
-
-macro_rules! found {
-    ($($test:ident: $flaw:ident by $case:literal saying $what:literal;)+) => {
-        $(#[test] fn $test() { assert_found(Flaw::$flaw, $case, $what); })+
-    };
 }
 
 found! {

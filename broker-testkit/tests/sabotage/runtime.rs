@@ -279,22 +279,6 @@ fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
     })
 }
 
-/// Wants the case to pass without the flaw, and to fail with it, saying `what`.
-#[track_caller]
-fn assert_found(flaw: Flaw, case: &str, what: &str) {
-    assert_eq!(outcome(case, None), Outcome::Passed, "without a flaw");
-    match outcome(case, Some(flaw)) {
-        Outcome::Failed(text) => assert!(text.contains(what), "failed for another reason: {text}"),
-        other => panic!("{flaw:?} was not found by {case}: {other}"),
-    }
-}
-
-macro_rules! found {
-    ($($test:ident: $flaw:ident by $case:literal saying $what:literal;)+) => {
-        $(#[test] fn $test() { assert_found(Flaw::$flaw, $case, $what); })+
-    };
-}
-
 found! {
     settling_first_is_found: SettlesFirst
         by "stop::a_consumer_that_is_dropped_settles_nothing" saying "what is left";
