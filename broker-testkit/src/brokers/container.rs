@@ -61,7 +61,7 @@ impl Recipe {
         Self {
             image,
             protocol: Protocol::Amqp,
-            ready: "Server startup complete",
+            ready: " completed with ",
             port: 5672,
             address: |port| format!("amqp://guest:guest@127.0.0.1:{port}/%2f"),
             variables: |_| Vec::new(),

@@ -138,7 +138,9 @@ impl Node {
         let launch = self.container.launch(self.dir.path(), &[&server], environment, self.outlives);
         let port = self.amqp.number();
         let greeting = Greeting { protocol: Protocol::Amqp, port };
-        let readiness = Readiness { line: "Server startup complete", greeting: Some(greeting) };
+        // The banner's line, written right before or after "Server startup complete": that one goes through Erlang's
+        // logger, which drops lines while there are many, as after a kill with many queues.
+        let readiness = Readiness { line: " completed with ", greeting: Some(greeting) };
         let name = format!("RabbitMQ {}", self.container.version);
         let ports = [self.amqp].into_iter().chain(self.ports).collect();
         let broker = LocalBroker::start(name, launch, readiness, self.dir, ports).await?;
