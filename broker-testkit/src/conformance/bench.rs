@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::fault::{Fault, Verdict};
 use super::fixture::{Dress, Fixture, ForeignMessage, Outage};
 use super::inbox::{Inbox, MARKER};
+use super::tamper::Tamper;
 
 /// How long closing one connection may take when a case is over.
 const CLOSE: Duration = Duration::from_secs(30);
@@ -61,6 +62,11 @@ impl Bench {
     /// How long to wait for one thing.
     pub(crate) fn patience(&self) -> Duration {
         self.fixture.patience
+    }
+
+    /// What a runtime with a flaw does otherwise than it is told.
+    pub(crate) fn tamper(&self) -> &Tamper {
+        &self.fixture.tamper
     }
 
     /// A name that nothing has, for a topic.
@@ -143,7 +149,7 @@ impl Bench {
 
     /// The connection that the case uses where one is enough.
     pub(crate) async fn broker(&self) -> Result<Broker, Fault> {
-        let settings = (self.fixture.tamper)(Settings::default());
+        let settings = self.tamper().settings(Settings::default());
         let connect = async || Ok::<_, Fault>(Broker::with_settings(self.open().await?, settings));
         Ok(self.first.get_or_try_init(connect).await?.clone())
     }
@@ -155,7 +161,7 @@ impl Bench {
     }
 
     pub(crate) async fn connect_with(&self, settings: Settings) -> Result<Broker, Fault> {
-        let settings = (self.fixture.tamper)(settings);
+        let settings = self.tamper().settings(settings);
         Ok(Broker::with_settings(self.backend().await?, settings))
     }
 

@@ -5,7 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Backend, BoxError, Name, Result, Settings};
+use broker_api::{Backend, BoxError, Name, Result};
+
+use super::tamper::Tamper;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Connect = Box<dyn Fn() -> BoxFuture<Result<Arc<dyn Backend>>> + Send + Sync>;
@@ -26,7 +28,7 @@ pub struct Fixture {
     pub(crate) outage: std::result::Result<Outage, String>,
     pub(crate) foreign: Option<Publish>,
     pub(crate) patience: Duration,
-    pub(crate) tamper: fn(Settings) -> Settings,
+    pub(crate) tamper: Tamper,
 }
 
 pub(crate) struct Outage {
@@ -53,7 +55,7 @@ impl Fixture {
             outage: Err(NO_OUTAGE.to_owned()),
             foreign: None,
             patience: PATIENCE,
-            tamper: |settings| settings,
+            tamper: Tamper::default(),
         }
     }
 
@@ -108,10 +110,9 @@ impl Fixture {
         self
     }
 
-    /// Changes the settings that a case asks for behind its back. Only for the tests of the suite
-    /// itself: a consumer that ignores a setting has to fail the case made for it.
+    /// Changes what a case asks of the runtime behind its back.
     #[doc(hidden)]
-    pub fn tamper(mut self, tamper: fn(Settings) -> Settings) -> Self {
+    pub fn tamper(mut self, tamper: Tamper) -> Self {
         self.tamper = tamper;
         self
     }

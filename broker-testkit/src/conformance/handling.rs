@@ -27,7 +27,12 @@ impl Bench {
         Fut: Future<Output = Result<(), Failure>>,
     {
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = consumer.until(async move { drop(stopped.await) }).run(handler);
+        let tamper = self.tamper();
+        let consumer = tamper.consumer(consumer).until(async move { drop(stopped.await) });
+        let running = consumer.run(|value, context| {
+            let handling = handler(value, context);
+            async { tamper.handled(handling.await) }
+        });
         let done = async {
             let done = self.within("what the case waits for", done).await;
             drop(stop);
@@ -41,9 +46,9 @@ impl Bench {
                 done.await
             }
             waited = &mut done => {
-                let ran = running.await;
+                // A consumer of which something was missed may never end in order.
                 waited?;
-                Ok(ran?)
+                Ok(running.await?)
             }
         }
     }

@@ -37,9 +37,12 @@ mod journal;
 mod results;
 mod runner;
 mod table;
+mod tamper;
 
 pub use case::Case;
 pub use cases::all as cases;
 pub use fixture::{Dress, Fixture, ForeignMessage, Unready};
 pub use runner::{Outcome, check, run};
 pub use table::Table;
+#[doc(hidden)]
+pub use tamper::Tamper;

@@ -37,6 +37,8 @@ pub(crate) enum Flaw {
     OneConnectionForAll,
     DeniesWhatItCanDo,
     ForgetsTheTopic,
+    HasNoLag,
+    CountsTheLagOfAll,
     Panics,
     Hangs,
 }
@@ -170,7 +172,16 @@ impl Backend for Broken {
     }
 
     async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
-        self.inner.lag(topic, group).await
+        match self.flaw {
+            Some(Flaw::HasNoLag) => Ok(0),
+            // That of a group which has settled nothing.
+            Some(Flaw::CountsTheLagOfAll) => {
+                let nobody = GroupSpec::new(Name::new("nobody"));
+                self.inner.declare_group(topic, &nobody).await?;
+                self.inner.lag(topic, nobody.name).await
+            }
+            _ => self.inner.lag(topic, group).await,
+        }
     }
 
     fn health(&self) -> Health {

@@ -29,7 +29,9 @@ macro_rules! found {
 }
 
 mod broken;
+mod flawed;
 mod runtime;
+mod told;
 
 use broken::{Broken, Flaw};
 
@@ -104,6 +106,12 @@ found! {
         by "settle::settling_after_the_consumer_has_left_has_no_effect" saying "no message within";
     refusing_without_a_topic_is_found: ForgetsTheTopic
         by "errors::an_error_names_operation_and_topic" saying "the topic of";
+    having_no_lag_is_found: HasNoLag
+        by "lag::the_lag_of_a_group_is_what_it_has_not_settled" saying "a lag of 5 took more than";
+    telling_every_group_the_same_lag_is_found: CountsTheLagOfAll
+        by "lag::the_lag_of_a_group_is_what_it_has_not_settled" saying "a lag of 2 took more than";
+    inventing_a_lag_is_found: CountsTheLagOfAll
+        by "lag::a_group_that_does_not_exist_has_no_lag" saying "the lag of no group";
     a_panic_is_a_failure: Panics
         by "topics::a_deleted_topic_is_gone" saying "the case panicked: a flaw";
     what_hangs_is_a_failure: Hangs

@@ -54,13 +54,14 @@ async fn a_batch_has_at_most_its_size_and_the_messages_are_in_order(bench: &Benc
     let seen = RefCell::new(Vec::new());
     let handler = async |batch: Batch| {
         ensure_size(&seen, &batch, 5);
-        if seen.borrow().len() == 10 {
+        if seen.borrow().len() >= 10 {
             stop.now();
         }
         batch.iter().map(|_| Ok(())).collect()
     };
-    let consumer = broker.consumer(topic, group.as_str()).until(stopped).batches(5, LONG);
-    bench.within("the batches", consumer.run(handler)).await??;
+    let consumer = broker.consumer(topic, group.as_str()).until(stopped);
+    let running = bench.tamper().batches(consumer, 5, LONG).run(handler);
+    bench.within("the batches", running).await??;
     ensure_eq!(seen.into_inner(), wanted, "the messages of all batches");
     Ok(())
 }
@@ -83,8 +84,9 @@ async fn a_batch_that_does_not_fill_up_comes_after_its_time(bench: &Bench) -> Ve
         stop.now();
         batch.iter().map(|_| Ok(())).collect()
     };
-    let consumer = broker.consumer(topic, group.as_str()).until(stopped).batches(100, SHORT);
-    bench.within("the batch", consumer.run(handler)).await??;
+    let consumer = broker.consumer(topic, group.as_str()).until(stopped);
+    let running = bench.tamper().batches(consumer, 100, SHORT).run(handler);
+    bench.within("the batch", running).await??;
     bench.mark(topic.name(), 1).await?;
     let rest = bench.join(topic.name(), group).await?.texts_before_markers(1).await?;
     ensure!(rest.is_empty(), "it was acknowledged and came again: {rest:?}");
@@ -187,7 +189,8 @@ async fn a_handler_that_panics_or_takes_too_long_has_failed_for_the_whole_batch(
         batch.iter().map(|_| Ok(())).collect()
     };
     let consumer = broker.consumer(topic, group.as_str()).retry(quick()).until(stopped);
-    let running = consumer.handler_timeout(4 * SHORT).batches(2, LONG).run(handler);
+    let consumer = consumer.handler_timeout(4 * SHORT);
+    let running = bench.tamper().batches(consumer, 2, LONG).run(handler);
     bench.within("three batches", running).await??;
     ensure_eq!(seen.all(), ["1 2", "1 2", "1 2"], "the batches");
     Ok(())

@@ -192,7 +192,7 @@ async fn layers_see_every_attempt_and_a_permanent_failure_survives_them(bench: &
     };
     let counting = layer_fn(|inner| Counting { calls: &calls, inner });
     let consumer = broker.consumer(topic, group.as_str()).retry(quick()).until(stopped);
-    let running = consumer.layer(counting).run(handler);
+    let running = bench.tamper().consumer(consumer).layer(counting).run(handler);
     let done = async {
         let arrived = bench.dead_letters(&broker, letters, 1).await.map(drop);
         stop.now();
@@ -212,8 +212,10 @@ async fn a_breaker_stops_calling_tries_again_and_health_says_so(bench: &Bench) -
     let mended = AtomicBool::new(false);
     let seen = Seen::default();
     let calls = RefCell::new(Vec::new());
+    let called = Seen::default();
     let handler = async |_, _| {
         calls.borrow_mut().push(Instant::now());
+        called.add("called");
         match mended.load(Ordering::SeqCst) {
             false => Err("the database is down".into()),
             true => {
@@ -231,7 +233,10 @@ async fn a_breaker_stops_calling_tries_again_and_health_says_so(bench: &Bench) -
     };
     let opened = async {
         let look = || if is_open() { Ok(()) } else { Err(format!("{:?}", broker.health())) };
-        bench.until("health that shows the open breaker", look).await?;
+        tokio::select! {
+            opened = bench.until("health that shows the open breaker", look) => opened?,
+            _ = called.count(100) => ensure!(false, "a hundred calls failed, and it is not open"),
+        }
         mended.store(true, Ordering::SeqCst);
         seen.count(1).await?;
         let look =

@@ -123,8 +123,8 @@ async fn a_redrive_keeps_to_its_pace(bench: &Bench) -> Verdict {
     let arrived = async { bench.dead_letters(&broker, letters, 3).await.map(drop) };
     bench.consume(consumer(&broker, topic, group), async |_, _| Ok(()), arrived).await?;
     let begun = Instant::now();
-    let redriven =
-        broker.dead_letters(letters).redrive(&Filter::default(), Pace::PerSecond(10)).await?;
+    let pace = bench.tamper().pace(Pace::PerSecond(10));
+    let redriven = broker.dead_letters(letters).redrive(&Filter::default(), pace).await?;
     let took = begun.elapsed();
     let order: Vec<_> = redriven.iter().map(|letter| text(&letter.message)).collect();
     ensure_eq!(order, ["one", "two", "three"], "what was put back");

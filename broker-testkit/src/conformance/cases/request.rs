@@ -159,8 +159,8 @@ async fn a_question_that_nobody_answers_in_time_has_failed_and_a_late_answer_is_
         // So that the time limit of the next one is not for creating the topic of the answers.
         talk.ask(&broker, 0).await?;
         let asking = broker.request(talk.questions, &1, talk.answers);
-        let error =
-            ensure_kind!(asking.timeout(Duration::from_secs(1)).await, Timeout, "no answer");
+        let limit = bench.tamper().answer_timeout(Duration::from_secs(1));
+        let error = ensure_kind!(asking.timeout(limit).await, Timeout, "no answer");
         ensure!(error.is_indeterminate(), "the question may be handled yet: {error:?}");
         late.add_permits(1);
         seen.count(2).await?;
@@ -172,6 +172,8 @@ async fn a_question_that_nobody_answers_in_time_has_failed_and_a_late_answer_is_
     };
     let asked = async {
         let asked = bench.within("asking", asked).await;
+        // Whatever became of it, the handler is to end.
+        late.add_permits(1);
         stop.now();
         asked?
     };

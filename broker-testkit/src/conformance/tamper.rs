@@ -1,0 +1,77 @@
+//! What a consuming runtime with a flaw makes of what it is told.
+
+use std::time::Duration;
+
+use broker_api::consumer::Batches;
+use broker_api::dead_letter::Pace;
+use broker_api::{Breaker, Consumer, Control, Failure, Retry, Settings};
+
+/// What is done instead of what a case asks for, behind its back; what is `None` is done as asked.
+/// Only for the tests of the suite itself: a runtime that does otherwise than it was told has to
+/// fail the case made for that.
+#[doc(hidden)]
+#[derive(Debug, Clone, Default)]
+pub struct Tamper {
+    pub drain_timeout: Option<Duration>,
+    pub concurrency: Option<usize>,
+    pub handler_timeout: Option<Duration>,
+    pub control: Option<Control>,
+    pub breaker: Option<Breaker>,
+    pub retry: Option<Retry>,
+    pub batch_size: Option<usize>,
+    pub batch_wait: Option<Duration>,
+    pub answer_timeout: Option<Duration>,
+    pub pace: Option<Pace>,
+    pub failure: Option<fn(Failure) -> Failure>,
+}
+
+impl Tamper {
+    pub(crate) fn settings(&self, settings: Settings) -> Settings {
+        let drain_timeout = self.drain_timeout.unwrap_or(settings.drain_timeout);
+        Settings { drain_timeout, ..settings }
+    }
+
+    pub(crate) fn consumer<T>(&self, mut consumer: Consumer<T>) -> Consumer<T> {
+        if let Some(concurrency) = self.concurrency {
+            consumer = consumer.concurrency(concurrency);
+        }
+        if let Some(limit) = self.handler_timeout {
+            consumer = consumer.handler_timeout(limit);
+        }
+        if let Some(control) = &self.control {
+            consumer = consumer.control(control);
+        }
+        if let Some(breaker) = self.breaker {
+            consumer = consumer.breaker(breaker);
+        }
+        if let Some(retry) = &self.retry {
+            consumer = consumer.retry(retry.clone());
+        }
+        consumer
+    }
+
+    pub(crate) fn batches<T>(
+        &self,
+        consumer: Consumer<T>,
+        size: usize,
+        wait: Duration,
+    ) -> Batches<T> {
+        let size = self.batch_size.unwrap_or(size);
+        self.consumer(consumer).batches(size, self.batch_wait.unwrap_or(wait))
+    }
+
+    pub(crate) fn handled(&self, handled: Result<(), Failure>) -> Result<(), Failure> {
+        match self.failure {
+            Some(failure) => handled.map_err(failure),
+            None => handled,
+        }
+    }
+
+    pub(crate) fn answer_timeout(&self, limit: Duration) -> Duration {
+        self.answer_timeout.unwrap_or(limit)
+    }
+
+    pub(crate) fn pace(&self, pace: Pace) -> Pace {
+        self.pace.unwrap_or(pace)
+    }
+}
