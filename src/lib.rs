@@ -3,10 +3,14 @@
 pub use broker_api::*;
 
 mod config;
+#[cfg(feature = "axum")]
+mod http;
 mod routed;
 mod signal;
 
 pub use config::{BrokerKind, Config};
+#[cfg(feature = "axum")]
+pub use http::health_routes;
 pub use routed::Routed;
 pub use signal::shutdown_signal;
 
@@ -23,6 +27,7 @@ mod pages {
         Configuration "CONFIGURATION.md",
         Design "DESIGN.md",
         Failures "FAILURES.md",
+        Health "HEALTH.md",
         Requests "REQUESTS.md",
         Scheduling "SCHEDULING.md",
         Semantics "SEMANTICS.md",

@@ -1,21 +1,23 @@
 //! What applications use: one broker, whatever is behind it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
 use crate::backend::{Backend, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Read, Receipt, Subscribe};
 use crate::capabilities::Capabilities;
+use crate::consumer::Watches;
 use crate::error::{Error, ErrorKind, Result};
-use crate::health::{ConsumerHealth, Health};
+use crate::health::Health;
 use crate::message::Message;
 use crate::name::{Name, check_pair};
 use crate::publish::Publish;
 use crate::request::Requests;
 use crate::schedule;
 use crate::spec::{TopicDescription, TopicSpec};
+use crate::stats::{Counts, Stats};
 use crate::subscription::Subscription;
 use crate::telemetry::Telemetry;
 use crate::topic::Topic;
@@ -30,6 +32,9 @@ pub struct Settings {
     pub publish_buffer_bytes: usize,
     /// How long [`Broker::close`] waits for consumers to finish what they are handling.
     pub drain_timeout: Duration,
+    /// How long a message may be in the hands of a consumer, its retries in place included, before
+    /// [`Health::lost`] names the consumer; 10 minutes by default.
+    pub stuck_after: Duration,
     /// What the names of the topics begin with in which messages wait that are to be delivered
     /// later, at most 60 bytes; `scheduled` by default. Applications that share a broker, but not
     /// their permissions, need different ones; all processes of one application need the same.
@@ -42,6 +47,7 @@ impl Default for Settings {
             publish_timeout: DEFAULT_PUBLISH_TIMEOUT,
             publish_buffer_bytes: 64 * 1024 * 1024,
             drain_timeout: Duration::from_secs(30),
+            stuck_after: Duration::from_secs(600),
             scheduled: Name::new("scheduled"),
         }
     }
@@ -59,29 +65,15 @@ pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
     pub(crate) telemetry: Telemetry,
+    pub(crate) counts: Arc<Counts>,
     /// One permit a byte that may be in flight.
     pub(crate) room: Arc<Semaphore>,
     /// Whether `close` was called; consumers stop when they see it.
     pub(crate) closing: watch::Sender<bool>,
     /// What is known of where messages wait that are to be delivered later.
     pub(crate) scheduled: schedule::Known,
-    /// What keeps consumers from working that the backend cannot know, such as a circuit breaker.
-    problems: Mutex<Vec<ConsumerHealth>>,
-}
-
-impl Inner {
-    /// Sets or clears what keeps the consumer of this topic and group from working.
-    pub(crate) fn set_problem(&self, topic: Name, group: Name, problem: Option<&'static str>) {
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = problems.iter().position(|p| p.topic == topic && p.group == group);
-        match (known, problem) {
-            (None, Some(problem)) => {
-                problems.push(ConsumerHealth { topic, group, problem: Some(problem.to_owned()) });
-            }
-            (Some(known), None) => drop(problems.swap_remove(known)),
-            _ => {}
-        }
-    }
+    /// What keeps consumers from working that the backend cannot know.
+    pub(crate) watches: Arc<Watches>,
 }
 
 impl Broker {
@@ -97,12 +89,13 @@ impl Broker {
             inner: Arc::new(Inner {
                 requests: Requests::default(),
                 telemetry: Telemetry::new(backend.clone()),
+                counts: Arc::default(),
                 backend,
                 settings,
                 room: Arc::new(Semaphore::new(settings.publish_buffer_bytes)),
                 closing: watch::Sender::new(false),
                 scheduled: schedule::Known::default(),
-                problems: Mutex::default(),
+                watches: Arc::new(Watches::new()),
             }),
         }
     }
@@ -171,7 +164,7 @@ impl Broker {
         self.check_open("subscribe")?;
         let received = self.inner.telemetry.received(Some(subscribe.group.name), &subscribe.topics);
         let source = self.inner.backend.subscribe(subscribe).await?;
-        Ok(Subscription::new(source, received))
+        Ok(Subscription::new(source, received, self.inner.counts.clone()))
     }
 
     /// Reads a topic without a group: nobody's position moves.
@@ -181,7 +174,8 @@ impl Broker {
     pub async fn read(&self, read: Read) -> Result<Subscription> {
         self.check_open("read")?;
         let received = self.inner.telemetry.received(None, &[read.topic]);
-        Ok(Subscription::new(self.inner.backend.read(read).await?, received))
+        let source = self.inner.backend.read(read).await?;
+        Ok(Subscription::new(source, received, self.inner.counts.clone()))
     }
 
     /// Creates the topic if it does not exist. One that exists has to agree with the specification.
@@ -264,9 +258,13 @@ impl Broker {
     /// Whether it works, as known now.
     pub fn health(&self) -> Health {
         let mut health = self.inner.backend.health();
-        let problems = self.inner.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        health.consumers.extend(problems.iter().cloned());
+        self.inner.watches.report(&mut health, self.inner.settings.stuck_after);
         health
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> Stats {
+        self.inner.counts.snapshot()
     }
 
     /// Takes no more messages, lets consumers finish what they are handling (at most

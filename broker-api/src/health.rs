@@ -43,6 +43,10 @@ pub struct Health {
     pub connection: Connection,
     /// Every consumer that was subscribed and not closed.
     pub consumers: Vec<ConsumerHealth>,
+    /// Consumers that will not work again by themselves: [`run`](crate::Consumer::run) has ended
+    /// with an error and nothing took the place of that consumer, or a message is in its hands for
+    /// longer than [`Settings::stuck_after`](crate::Settings::stuck_after).
+    pub lost: Vec<ConsumerHealth>,
     /// The last thing that went wrong and when.
     pub last_error: Option<(SystemTime, String)>,
 }
@@ -50,11 +54,21 @@ pub struct Health {
 impl Health {
     /// A backend with this connection, no consumer and no error.
     pub const fn new(connection: Connection) -> Self {
-        Self { connection, consumers: Vec::new(), last_error: None }
+        Self { connection, consumers: Vec::new(), lost: Vec::new(), last_error: None }
     }
 
-    /// Whether everything works: connected, and every consumer subscribed.
+    /// Readiness: whether everything works now. It is connected, every consumer is subscribed, and
+    /// none is lost.
     pub fn is_up(&self) -> bool {
-        self.connection == Connection::Up && self.consumers.iter().all(|c| c.problem.is_none())
+        self.connection == Connection::Up
+            && self.consumers.iter().all(|c| c.problem.is_none())
+            && self.lost.is_empty()
+    }
+
+    /// Liveness: whether everything works or will work again without a restart of the process. A
+    /// lost connection comes back; a consumer that is lost does not, and neither does a connection
+    /// that was refused for good.
+    pub fn is_live(&self) -> bool {
+        self.lost.is_empty() && !matches!(self.connection, Connection::Refused(_))
     }
 }

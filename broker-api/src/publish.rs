@@ -142,7 +142,9 @@ impl Publish {
     async fn hand_over(self, deadline: Instant) -> Result<Confirmation> {
         let Self { broker, topic, message, partition, timeout, due, checked } = self;
         let began = deadline - timeout;
-        let mut sending = broker.inner.telemetry.sending(topic, message.as_ref().ok(), began);
+        let counts = broker.inner.counts.clone();
+        let mut sending =
+            broker.inner.telemetry.sending(topic, message.as_ref().ok(), began, counts);
         let mut to = To { topic, partition, due };
         let admitted = admit(&broker, &mut to, message, checked, &mut sending, deadline).await;
         let To { topic, partition, .. } = to;

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::backend::Source;
 use crate::delivery::Delivery;
 use crate::error::Result;
+use crate::stats::Counts;
 use crate::telemetry::Received;
 
 /// How many deliveries are taken from the backend at once.
@@ -16,11 +18,12 @@ pub struct Subscription {
     source: Box<dyn Source>,
     ready: VecDeque<Delivery>,
     received: Received,
+    counts: Arc<Counts>,
 }
 
 impl Subscription {
-    pub(crate) fn new(source: Box<dyn Source>, received: Received) -> Self {
-        Self { source, ready: VecDeque::new(), received }
+    pub(crate) fn new(source: Box<dyn Source>, received: Received, counts: Arc<Counts>) -> Self {
+        Self { source, ready: VecDeque::new(), received, counts }
     }
 
     /// The next delivery; `None` when a reading has caught up or the broker was closed.
@@ -57,7 +60,9 @@ impl Subscription {
 
     async fn take(&mut self, max: usize) -> Result<Option<Vec<Delivery>>> {
         let batch = self.source.next(max).await?;
-        self.received.count(batch.as_deref().unwrap_or_default());
+        let taken = batch.as_deref().unwrap_or_default();
+        self.received.count(taken);
+        self.counts.consumed(taken.len());
         Ok(batch)
     }
 

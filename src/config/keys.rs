@@ -90,6 +90,8 @@ keys! {
         "How long a publish may take in all, waiting for room and for the connection included.";
     BROKER_PUBLISH_BUFFER, "publish_buffer", Bytes, "67108864",
         "How much may be published and not confirmed yet; publishers wait beyond that.";
+    BROKER_STUCK_AFTER, "stuck_after", Millis, "600000",
+        "How long a message may be in the hands of a consumer before health says that the consumer is lost.";
     BROKER_DRAIN_TIMEOUT, "drain_timeout", Millis, "30000",
         "How long closing the broker waits for consumers to finish what they are handling.";
 

@@ -138,6 +138,7 @@ impl Config {
         read(values.millis(keys::BROKER_PUBLISH_TIMEOUT)?, &mut settings.publish_timeout);
         read(values.bytes(keys::BROKER_PUBLISH_BUFFER)?, &mut settings.publish_buffer_bytes);
         read(values.millis(keys::BROKER_DRAIN_TIMEOUT)?, &mut settings.drain_timeout);
+        read(values.millis(keys::BROKER_STUCK_AFTER)?, &mut settings.stuck_after);
         config.group_id = group_id(values)?;
         config
             .check_routes()

@@ -137,6 +137,7 @@ impl Backend for Routed {
                 health.connection = one.connection;
             }
             health.consumers.extend(one.consumers);
+            health.lost.extend(one.lost);
             let at =
                 |health: &Option<(std::time::SystemTime, String)>| health.as_ref().map(|e| e.0);
             if at(&one.last_error) > at(&health.last_error) {

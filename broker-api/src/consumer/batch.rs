@@ -59,7 +59,7 @@ impl<T: 'static> Batches<T> {
     {
         let Self { consumer, size, wait } = self;
         let session = Session::open(consumer, handler).await?;
-        let Session { work, mut inputs, mut stop, control, keyed, .. } = session;
+        let Session { work, mut inputs, mut stop, mut in_hand, control, keyed, .. } = session;
         let mut backlog = Backlog::new();
         let mut full_at = None;
         let outcome = loop {
@@ -70,6 +70,7 @@ impl<T: 'static> Batches<T> {
             if backlog.ready() > 0 && complete && !paused {
                 full_at = None;
                 let batch = backlog.take(size);
+                let number = in_hand.begin();
                 let handling = work.handle_batch(batch, &mut backlog);
                 tokio::pin!(handling);
                 let handled = tokio::select! {
@@ -84,6 +85,7 @@ impl<T: 'static> Batches<T> {
                         });
                     }
                 };
+                in_hand.end(number);
                 if let Err(error) = handled {
                     break Err(error);
                 }
@@ -112,8 +114,9 @@ impl<T: 'static> Batches<T> {
             }
         };
         drop(backlog);
-        work.end();
-        outcome.and(inputs.close().await)
+        let outcome = outcome.and(inputs.close().await);
+        in_hand.ended(outcome.as_ref().err());
+        outcome
     }
 }
 

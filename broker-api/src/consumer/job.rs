@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::breaker::Circuit;
 use super::escalation::{Escalation, Next};
 use super::held::{Held, Verdict};
+use super::watch::Watch;
 use super::{Context, Dedup, Failure, Retry};
 use crate::backend::Settlement;
 use crate::broker::Broker;
@@ -40,6 +41,7 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) handler: F,
     pub(super) stopping: Stopping,
     pub(super) telemetry: Consuming,
+    pub(super) watch: Arc<Watch>,
 }
 
 /// Tells jobs that pause between attempts that there will be no further attempt.
@@ -113,9 +115,7 @@ where
         };
         let ended = self.call_once(value, context).await;
         admitted.ended(ended.is_err());
-        let problem =
-            circuit.is_open().then_some("the circuit breaker is open: the handler keeps failing");
-        self.broker.inner.set_problem(self.topic.name(), self.group, problem);
+        self.watch.set_open(circuit.is_open());
         Some(ended)
     }
 
@@ -152,11 +152,15 @@ impl<T, F> Work<T, F> {
     /// The value of a message.
     pub(super) fn decode(&self, held: &Held) -> Result<T> {
         let decoded = self.topic.decode(&held.received().message);
-        decoded.inspect_err(|error| self.telemetry.failed(error.kind()))
+        decoded.inspect_err(|error| {
+            self.broker.inner.counts.failed();
+            self.telemetry.failed(error.kind());
+        })
     }
 
     /// What a failure of the handler means for the message.
     pub(super) fn failed(&self, held: &mut Held, failure: Failure) -> Verdict {
+        self.broker.inner.counts.failed();
         self.telemetry.failed(failure.kind());
         let failed = held.failed(failure, &self.retry);
         if matches!(failed, Verdict::Again(_)) {
@@ -251,11 +255,6 @@ impl<T, F> Work<T, F> {
             Some((dedup, id)) => Ok(dedup.done(self.group, id).await?),
             None => Ok(()),
         }
-    }
-
-    /// The consumer is gone, and has no problem any more.
-    pub(super) fn end(&self) {
-        self.broker.inner.set_problem(self.topic.name(), self.group, None);
     }
 }
 

@@ -20,6 +20,7 @@ mod service;
 mod session;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::future::Future;
@@ -37,6 +38,7 @@ pub use group::Group;
 pub(crate) use membership::Membership;
 pub use retry::Retry;
 pub use service::{Failed, Handler, Handling, Layered, Request};
+pub(crate) use watch::Watches;
 
 use crate::backend::{GroupSpec, Order, Start, Subscribe};
 use crate::broker::Broker;

@@ -12,11 +12,12 @@ use super::held::Held;
 use super::job::Stopping;
 use super::lanes::{Lane, Lanes};
 use super::session::{Input, Session};
+use super::watch::InHand;
 use super::{Consumer, Context, Control, Failure};
 use crate::error::Result;
 
-/// How a handler ended, with the lane to free.
-type Handled = (Option<Lane>, Result<()>);
+/// How a handler ended, with the message's number in hand and the lane to free.
+type Handled = (u64, Option<Lane>, Result<()>);
 
 pub(super) async fn run<T, F, Fut>(consumer: Consumer<T>, handler: F) -> Result<()>
 where
@@ -24,17 +25,19 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     let session = Session::open(consumer, handler).await?;
-    let Session { work, mut inputs, mut stop, control, concurrency, keyed } = session;
+    let Session { work, mut inputs, mut stop, in_hand, control, concurrency, keyed } = session;
+    let work = &work;
     let mut runner = Runner {
         // The type of its future stays known, so the whole consumer is `Send` if the handler is.
-        begin: |lane, held| async {
+        begin: |number, lane, held| async move {
             let handled = work.handle(held).await;
-            (lane, handled)
+            (number, lane, handled)
         },
         stopping: &work.stopping,
         control,
         drain_timeout: work.broker.inner.settings.drain_timeout,
         lanes: Lanes::new(),
+        in_hand,
         handling: FuturesUnordered::new(),
         concurrency,
         keyed,
@@ -48,8 +51,8 @@ where
         tokio::select! {
             biased;
             () = stop.wait() => break Ok(()),
-            Some((lane, handled)) = runner.handling.next() => {
-                runner.finish(lane);
+            Some((number, lane, handled)) = runner.handling.next() => {
+                runner.finish(number, lane);
                 if let Err(error) = handled {
                     break Err(error);
                 }
@@ -64,9 +67,10 @@ where
         }
     };
     let drained = runner.drain().await;
-    drop(runner);
-    work.end();
-    outcome.and(drained).and(inputs.close().await)
+    let in_hand = runner.end();
+    let outcome = outcome.and(drained).and(inputs.close().await);
+    in_hand.ended(outcome.as_ref().err());
+    outcome
 }
 
 struct Runner<'a, B, H> {
@@ -76,6 +80,7 @@ struct Runner<'a, B, H> {
     control: Control,
     drain_timeout: Duration,
     lanes: Lanes<Held>,
+    in_hand: InHand,
     handling: FuturesUnordered<Pin<Box<H>>>,
     concurrency: usize,
     keyed: bool,
@@ -83,7 +88,7 @@ struct Runner<'a, B, H> {
 
 impl<B, H> Runner<'_, B, H>
 where
-    B: Fn(Option<Lane>, Held) -> H,
+    B: Fn(u64, Option<Lane>, Held) -> H,
     H: Future<Output = Handled>,
 {
     fn push(&mut self, held: Held) {
@@ -101,15 +106,15 @@ where
             let Some((lane, held)) = self.lanes.pop() else { break };
             if !held.is_live() {
                 drop(held);
-                self.finish(lane);
+                self.free(lane);
                 continue;
             }
-            let mut handling = Box::pin((self.begin)(lane, held));
+            let mut handling = Box::pin((self.begin)(self.in_hand.begin(), lane, held));
             // Most handlers that do not wait are done at the first poll, and then it is cheaper
             // not to keep them among those that wait.
             match std::future::poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
-                Poll::Ready((lane, handled)) => {
-                    self.finish(lane);
+                Poll::Ready((number, lane, handled)) => {
+                    self.finish(number, lane);
                     handled?;
                 }
                 Poll::Pending => self.handling.push(handling),
@@ -119,7 +124,12 @@ where
         Ok(())
     }
 
-    fn finish(&mut self, lane: Option<Lane>) {
+    fn finish(&mut self, number: u64, lane: Option<Lane>) {
+        self.in_hand.end(number);
+        self.free(lane);
+    }
+
+    fn free(&mut self, lane: Option<Lane>) {
         if let Some(lane) = lane {
             self.lanes.done(lane);
         }
@@ -132,7 +142,7 @@ where
         let limit = self.drain_timeout;
         let mut outcome = Ok(());
         let rest = async {
-            while let Some((_, handled)) = self.handling.next().await {
+            while let Some((_, _, handled)) = self.handling.next().await {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(handled);
             }
         };
@@ -146,5 +156,10 @@ where
             self.handling.clear();
         }
         outcome
+    }
+
+    /// Nothing is in hand any more.
+    fn end(self) -> InHand {
+        self.in_hand
     }
 }

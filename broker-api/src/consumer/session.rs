@@ -9,6 +9,7 @@ use super::delayed::Delayed;
 use super::held::Held;
 use super::job::{Stopping, Work};
 use super::membership::Membership;
+use super::watch::InHand;
 use super::{Consumer, Control};
 use crate::backend::Order;
 use crate::error::Result;
@@ -20,6 +21,7 @@ pub(super) struct Session<T: 'static, F> {
     pub(super) work: Work<T, F>,
     pub(super) inputs: Inputs,
     pub(super) stop: Stop,
+    pub(super) in_hand: InHand,
     pub(super) control: Control,
     pub(super) concurrency: usize,
     /// Whether messages of one key are handled one after the other.
@@ -35,10 +37,14 @@ impl<T: 'static, F> Session<T, F> {
         broker.check_open("consume")?;
         let stop = Stop { until: consumer.stop, closing: broker.inner.closing.subscribe() };
 
-        escalation.create(&broker).await?;
-        subscribe.topics.extend(escalation.immediate());
         let topic = consumer.topic.name();
         let (group, keyed) = (subscribe.group.name, subscribe.group.order == Order::Key);
+        let in_hand = InHand::of(&broker.inner.watches, topic, group);
+        if let Err(error) = escalation.create(&broker).await {
+            in_hand.ended(Some(&error));
+            return Err(error);
+        }
+        subscribe.topics.extend(escalation.immediate());
         let delayed = escalation.delayed(subscribe.prefetch);
         let delayed = delayed.map(|subscribe| Membership::new(broker.clone(), subscribe));
         let telemetry = broker.inner.telemetry.consuming(topic, group);
@@ -60,9 +66,10 @@ impl<T: 'static, F> Session<T, F> {
             handler,
             stopping: Stopping::default(),
             telemetry,
+            watch: in_hand.watch(),
         };
         let (control, concurrency) = (consumer.control, consumer.concurrency);
-        Ok(Self { work, inputs, stop, control, concurrency, keyed })
+        Ok(Self { work, inputs, stop, in_hand, control, concurrency, keyed })
     }
 }
 

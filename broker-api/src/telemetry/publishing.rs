@@ -1,5 +1,7 @@
 //! One message on its way out: its span, and what is counted of it.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::{Empty, display};
@@ -11,6 +13,7 @@ use crate::backend::Receipt;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::name::Name;
+use crate::stats::Counts;
 
 /// A publish that has begun and has no answer yet.
 pub(crate) struct Sending {
@@ -18,12 +21,19 @@ pub(crate) struct Sending {
     span: Option<Box<Span>>,
     meters: PublisherMeters,
     started: Started,
+    counts: Arc<Counts>,
 }
 
 impl Telemetry {
     /// A publish has begun, at this time. A message that belongs to a trace already, as one that is
     /// moved on by a consumer does, continues that one; any other the trace that is current here.
-    pub(crate) fn sending(&self, topic: Name, message: Option<&Message>, at: Instant) -> Sending {
+    pub(crate) fn sending(
+        &self,
+        topic: Name,
+        message: Option<&Message>,
+        at: Instant,
+        counts: Arc<Counts>,
+    ) -> Sending {
         let span = tracing::debug_span!(
             target: SPAN_TARGET,
             "send",
@@ -44,7 +54,7 @@ impl Telemetry {
         if let (Some(span), Some(message)) = (&span, message) {
             Remote::of(message).adopt(span);
         }
-        Sending { span, meters: self.publisher(topic), started: Started::at(at) }
+        Sending { span, meters: self.publisher(topic), started: Started::at(at), counts }
     }
 }
 
@@ -95,6 +105,7 @@ impl Sending {
     }
 
     fn ended(self, error: Option<&'static str>) {
+        self.counts.published(error.is_none());
         self.meters.ended(self.started, error);
         if let Some(span) = &self.span {
             fail(span, error);

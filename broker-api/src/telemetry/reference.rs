@@ -62,7 +62,8 @@ async fn the_document_lists_the_names_as_they_are() {
     let _listening = tracing::subscriber::set_default(tracing_subscriber::registry());
     let telemetry = Telemetry::new(Arc::new(Memory::new()));
     let topic = Name::new("topic");
-    let sending = telemetry.sending(topic, Some(&Message::new("x")), Instant::now());
+    let sending =
+        telemetry.sending(topic, Some(&Message::new("x")), Instant::now(), Arc::default());
     let send = sending.fields();
     let process = telemetry.consuming(topic, Name::new("group")).fields();
     for field in send.iter().chain(process.iter()).map(|field| field.name()) {
