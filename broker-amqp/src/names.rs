@@ -35,6 +35,11 @@ pub(crate) fn queue(topic: Name, group: Name, order: Order, partition: u32) -> S
     }
 }
 
+/// The queue that belongs to the member of a group in this seat, and has no messages.
+pub(crate) fn seat(topic: Name, group: Name, number: u32) -> ShortString {
+    format!("{topic}:{group}:seat:{number}").into()
+}
+
 /// The queue with what was published before the group was declared, for one partition. It is
 /// consumed before the other one, and deleted then.
 pub(crate) fn history(topic: Name, group: Name, partition: u32) -> ShortString {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use broker_api::{Error, ErrorKind, Order, Result, Subscribe};
+use broker_api::{Error, ErrorKind, Name, Order, Result, Subscribe};
 use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
@@ -13,9 +13,10 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, Basi
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
-use crate::consume::balance::priorities;
+use crate::consume::balance::{priorities, seated};
 use crate::consume::lane::{Lane, Wanted};
 use crate::consume::ledger::{Delivered, Frame};
+use crate::consume::seat::Seat;
 use crate::consume::session::{Session, Signals};
 use crate::properties::{self, Mark};
 use crate::registry::Registry;
@@ -34,6 +35,9 @@ pub(super) struct Attached {
     pub(super) lanes: Vec<Lane>,
     /// For each queue.
     prefetch: u16,
+    member: u64,
+    /// Its places among the members of the group, by topic.
+    seats: Vec<(Name, Seat)>,
     /// Lanes whose consumer was ended by the broker, to be looked after.
     ended: Vec<usize>,
 }
@@ -51,6 +55,7 @@ impl Attached {
         channel: Channel,
         wanted: Vec<Wanted>,
         member: u64,
+        seats: Vec<(Name, Seat)>,
         subscribe: &Subscribe,
         signals: Arc<Signals>,
     ) -> lapin::Result<Self> {
@@ -64,15 +69,22 @@ impl Attached {
         let prefetch = prefetch.clamp(1, 65_535) as u16;
         let topics = wanted.iter().map(|wanted| wanted.topic).collect();
         let session = Arc::new(Session::new(subscribe.prefetch, topics, signals));
-        let mut attached =
-            Self { channel, session, lanes: Vec::new(), prefetch, ended: Vec::new() };
-        attached.lanes = attached.consume(wanted, member).await?;
+        let mut attached = Self {
+            channel,
+            session,
+            lanes: Vec::new(),
+            prefetch,
+            member,
+            seats,
+            ended: Vec::new(),
+        };
+        attached.lanes = attached.consume(wanted).await?;
         Ok(attached)
     }
 
     /// Consumes these queues too.
-    pub(super) async fn add(&mut self, wanted: Vec<Wanted>, member: u64) -> lapin::Result<()> {
-        let lanes = self.consume(wanted, member).await?;
+    pub(super) async fn add(&mut self, wanted: Vec<Wanted>) -> lapin::Result<()> {
+        let lanes = self.consume(wanted).await?;
         for lane in lanes {
             self.session.add_lane(lane.topic);
             self.lanes.push(lane);
@@ -80,12 +92,17 @@ impl Attached {
         Ok(())
     }
 
-    async fn consume(&self, wanted: Vec<Wanted>, member: u64) -> lapin::Result<Vec<Lane>> {
+    async fn consume(&self, wanted: Vec<Wanted>) -> lapin::Result<Vec<Lane>> {
         self.channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
         let each = |wanted: Wanted| async move {
             let mut arguments = FieldTable::default();
             if let Some(partition) = wanted.partition {
-                let priority = priorities(member, wanted.of)[partition as usize];
+                let seat = self.seats.iter().find(|(topic, _)| *topic == wanted.topic);
+                let priorities = match seat {
+                    Some((_, seat)) => seated(seat.number, self.member, wanted.of),
+                    None => priorities(self.member, wanted.of),
+                };
+                let priority = priorities[partition as usize];
                 arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
             }
             let (queue, tag) = (wanted.queue.clone(), wanted.queue.clone());

@@ -5,15 +5,17 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Error, ErrorKind, Name, Result, Subscribe};
+use broker_api::{Error, ErrorKind, Name, Order, Result, Subscribe};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::backend::Core;
 use crate::consume::attached::{Arrived, Attached};
 use crate::consume::lane::{Lane, Wanted};
+use crate::consume::seat::Seat;
 use crate::consume::source::Shared;
 use crate::error;
+use crate::handshake::Version;
 use crate::link::Link;
 
 const OPERATION: &str = "subscribe";
@@ -180,7 +182,7 @@ impl Member {
 
     async fn try_attach(&self) -> Result<lapin::Result<Attached>> {
         let channel = self.link.channel(OPERATION).await?;
-        let mut wanted = Vec::new();
+        let (mut wanted, mut seats) = (Vec::new(), Vec::new());
         for (name, incarnation) in &self.topics {
             let topic = self.core.topology.topic(*name, OPERATION).await?;
             let known = topic.groups.contains_key(&self.subscribe.group.name);
@@ -188,9 +190,24 @@ impl Member {
                 return Err(error::unknown_topic(OPERATION, *name));
             }
             wanted.extend(Wanted::of(&topic, &self.subscribe.group));
+            if let Some(seat) = self.seat(*name, topic.partitions).await {
+                seats.push((*name, seat));
+            }
         }
         let signals = self.shared.signals.clone();
-        Ok(Attached::attach(channel, wanted, self.id, &self.subscribe, signals).await)
+        Ok(Attached::attach(channel, wanted, self.id, seats, &self.subscribe, signals).await)
+    }
+
+    /// Takes a place among the members, where that decides who gets what.
+    async fn seat(&self, topic: Name, partitions: u32) -> Option<Seat> {
+        let group = &self.subscribe.group;
+        let decides = group.order == Order::Key
+            && partitions > 1
+            && self.link.version().is_some_and(Version::has_consumer_priorities);
+        if !decides {
+            return None;
+        }
+        Seat::take(&self.link, topic, group.name, partitions).await
     }
 
     async fn consume(&mut self, attached: &mut Attached) -> End {
@@ -264,7 +281,7 @@ impl Member {
         if missing.is_empty() {
             return None;
         }
-        let added = attached.add(missing, self.id).await;
+        let added = attached.add(missing).await;
         added.err().map(|e| End::Lost(error::failed(OPERATION, e), false))
     }
 

@@ -5,6 +5,7 @@ mod balance;
 mod lane;
 mod ledger;
 mod member;
+mod seat;
 mod session;
 mod source;
 
