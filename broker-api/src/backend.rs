@@ -183,7 +183,11 @@ pub trait Settle: Send + Sync {
     fn requeue(&self, token: u64, message: Message);
 
     /// Whether the partition is still to be worked on. `false` from the moment the backend wants
-    /// to give it up, or has: what is not begun yet should be handed back, not begun.
+    /// to give it up, or has: what is not begun yet should be handed back, not begun. Where that
+    /// would bring back later messages that were settled, it stays `true` for as long as the
+    /// partition can be kept.
+    ///
+    /// It is asked right before a message is begun.
     fn is_live(&self, token: u64) -> bool {
         let _ = token;
         true

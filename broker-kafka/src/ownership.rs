@@ -1,7 +1,7 @@
 //! A partition while this member owns it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker_api::{Delivery, Message, Name, Received, Settle, Settlement, Watermark};
@@ -11,6 +11,11 @@ use crate::member::Member;
 /// What a buffered message costs besides its bytes, roughly.
 const OVERHEAD_BYTES: usize = 192;
 
+/// It is to be given up.
+const REVOKED: u64 = 1 << 63;
+/// It was given up or lost. Offsets are far below both.
+const GONE: u64 = 1 << 62;
+
 /// A partition from its assignment to its loss. A partition that comes back is another ownership,
 /// so what was handed out before cannot settle anything in it: it settles through its own.
 ///
@@ -18,8 +23,9 @@ const OVERHEAD_BYTES: usize = 192;
 pub(crate) struct Ownership {
     pub(crate) topic: Name,
     pub(crate) partition: i32,
-    /// Cleared when it is to be given up.
-    live: AtomicBool,
+    /// After the highest offset that was asked for whether it is live, which is so before it is
+    /// begun; with the two flags.
+    begun: AtomicU64,
     member: Arc<Member>,
     state: Mutex<State>,
 }
@@ -43,8 +49,8 @@ struct State {
 
 impl Ownership {
     pub(crate) fn new(topic: Name, partition: i32, member: Arc<Member>) -> Arc<Self> {
-        let (live, state) = (AtomicBool::new(true), Mutex::default());
-        Arc::new(Self { topic, partition, live, member, state })
+        let (begun, state) = (AtomicU64::new(0), Mutex::default());
+        Arc::new(Self { topic, partition, begun, member, state })
     }
 
     /// Buffers fetched messages. `true` if fetching has to pause.
@@ -123,7 +129,7 @@ impl Ownership {
 
     /// It is to be given up: nothing more is handed out, what is out may still be settled.
     pub(crate) fn revoke(&self) {
-        self.live.store(false, Ordering::Release);
+        self.begun.fetch_or(REVOKED, Ordering::AcqRel);
         let mut state = self.lock();
         state.fetched = VecDeque::new();
         state.fetched_bytes = 0;
@@ -143,6 +149,7 @@ impl Ownership {
 
     /// It was given up or lost.
     pub(crate) fn end(&self) {
+        self.begun.fetch_or(GONE, Ordering::AcqRel);
         self.revoke();
         let mut state = self.lock();
         state.gone = true;
@@ -152,7 +159,7 @@ impl Ownership {
 
     /// Whether it is not to be given up.
     pub(crate) fn is_kept(&self) -> bool {
-        self.live.load(Ordering::Acquire)
+        self.begun.load(Ordering::Acquire) & REVOKED == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -180,11 +187,61 @@ impl Settle for Ownership {
         self.member.came_back(self, true);
     }
 
-    fn is_live(&self, _: u64) -> bool {
-        self.is_kept()
+    /// A group has one position in a partition: what is handed back takes everything behind it
+    /// along. So while a partition is given up, its messages before the last one that was begun
+    /// are still to be handled.
+    fn is_live(&self, offset: u64) -> bool {
+        let next = offset.saturating_add(1);
+        let begin = |begun| (begun & REVOKED == 0).then_some(next.max(begun));
+        match self.begun.fetch_update(Ordering::AcqRel, Ordering::Acquire, begin) {
+            Ok(_) => true,
+            Err(begun) => begun & GONE == 0 && next < begun & !REVOKED,
+        }
     }
 }
 
 fn size(message: &Message) -> usize {
     message.byte_len() + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use broker_api::{GroupSpec, Subscribe};
+
+    use super::*;
+    use crate::link::Link;
+
+    /// A partition of which these many messages are handed out.
+    fn handed_out(count: u64) -> (Arc<Ownership>, Vec<Delivery>) {
+        let topic = Name::new("topic");
+        let subscribe = Subscribe::new(topic, GroupSpec::new(Name::new("group")));
+        let timeout = std::time::Duration::from_secs(1);
+        let member = Member::new(&subscribe, timeout, Arc::new(Link::new()));
+        let ownership = Ownership::new(topic, 0, Arc::new(member));
+        let mut messages = (0..count).map(|offset| (offset, Message::new("x"))).collect();
+        ownership.buffer(&mut messages, 1 << 20);
+        let mut deliveries = Vec::new();
+        ownership.hand_out(100, &mut deliveries);
+        (ownership, deliveries)
+    }
+
+    #[test]
+    fn what_is_before_a_begun_message_is_still_handled_while_a_partition_is_given_up() {
+        let (ownership, deliveries) = handed_out(5);
+        assert!(deliveries[3].is_live(), "begun");
+        ownership.revoke();
+        let live: Vec<_> = deliveries.iter().map(Delivery::is_live).collect();
+        assert_eq!(live, [true, true, true, false, false]);
+        deliveries.into_iter().take(4).for_each(Delivery::ack);
+        assert_eq!(ownership.moved(), Some(4));
+        assert!(ownership.is_drained(), "the last one was handed back");
+    }
+
+    #[test]
+    fn nothing_of_a_lost_partition_is_handled_any_more() {
+        let (ownership, deliveries) = handed_out(2);
+        assert!(deliveries[1].is_live(), "begun");
+        ownership.end();
+        assert!(!deliveries.iter().any(Delivery::is_live));
+    }
 }
