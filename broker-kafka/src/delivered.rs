@@ -7,7 +7,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Message as _};
-use rdkafka::producer::{ProducerContext, ThreadedProducer};
+use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 
 use crate::elsewhere::Elsewhere;
 use crate::error;
@@ -87,8 +87,13 @@ impl ClientContext for Deliveries {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        if let Some(statistics) = Statistics::parse(statistics) {
-            self.link.statistics(&statistics);
+        let Some(statistics) = Statistics::parse(statistics) else { return };
+        self.link.statistics(&statistics);
+        if statistics.is_forsaken()
+            && let Some(publisher) = self.publisher.get().and_then(Weak::upgrade)
+            && let Some(producer) = publisher.producer(self.alone)
+        {
+            native::bootstrap(producer.client());
         }
     }
 }

@@ -136,6 +136,9 @@ struct Broker<'a> {
     state: Cow<'a, str>,
     #[serde(default)]
     connects: u64,
+    /// How the client came to know it.
+    #[serde(borrow, default)]
+    source: Cow<'a, str>,
 }
 
 impl<'a> Statistics<'a> {
@@ -148,6 +151,12 @@ impl<'a> Statistics<'a> {
     /// Whether any broker is connected and has taken the credentials.
     pub(crate) fn is_connected(&self) -> bool {
         self.brokers.values().any(|broker| matches!(&*broker.state, "UP" | "REAUTH"))
+    }
+
+    /// Whether the client knows no broker at all, connected or not: then it tries none.
+    pub(crate) fn is_forsaken(&self) -> bool {
+        let mut brokers = self.brokers.values();
+        !brokers.any(|broker| matches!(&*broker.source, "configured" | "learned"))
     }
 
     fn connects(&self) -> u64 {
@@ -201,6 +210,19 @@ mod tests {
         assert!(!*up.borrow_and_update());
         assert_eq!(observe(&link, "UP", 5), Connection::Up);
         assert!(*up.borrow_and_update());
+    }
+
+    #[test]
+    fn a_client_that_knows_no_broker_is_forsaken() {
+        let broker = |name, source| format!(r#""{name}":{{"state":"DOWN","source":"{source}"}}"#);
+        let is_forsaken = |brokers: &str| {
+            let json = format!(r#"{{"brokers":{{{brokers}}}}}"#);
+            Statistics::parse(json.as_bytes()).unwrap().is_forsaken()
+        };
+        assert!(is_forsaken(""));
+        assert!(is_forsaken(&broker("GroupCoordinator", "logical")));
+        assert!(!is_forsaken(&broker("a:1/bootstrap", "configured")));
+        assert!(!is_forsaken(&broker("a:1/1", "learned")));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) struct Member {
     state: Mutex<State>,
     /// Set when librdkafka may have left partitions lying that it should have begun to fetch.
     pub(crate) in_doubt: AtomicBool,
+    /// Set when librdkafka knows no broker any more.
+    pub(crate) forsaken: AtomicBool,
     /// Counts the changes of what is owned.
     changes: AtomicU64,
     status: Mutex<Status>,
@@ -89,6 +91,7 @@ impl Member {
             left: AtomicBool::new(false),
             state: Mutex::default(),
             in_doubt: AtomicBool::new(false),
+            forsaken: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             status: Mutex::default(),
             ended: watch::Sender::new(None),
@@ -303,6 +306,7 @@ impl Member {
     /// What librdkafka's statistics say.
     pub(crate) fn observe(&self, statistics: &Statistics<'_>) {
         self.status().connected = statistics.is_connected();
+        self.forsaken.store(statistics.is_forsaken(), Ordering::Relaxed);
     }
 
     /// Whether a broker is there, and yet has not let this member join.

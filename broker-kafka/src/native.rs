@@ -6,6 +6,7 @@ use std::{ptr, slice};
 
 use rdkafka::ClientContext;
 use rdkafka::bindings::{
+    rd_kafka_brokers_add, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_conf_res_t,
     rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
     rd_kafka_consumer_group_metadata_generation_id, rd_kafka_header_get_all,
     rd_kafka_message_headers, rd_kafka_message_status, rd_kafka_msg_status_t,
@@ -45,6 +46,33 @@ pub(crate) fn has_epoch<C: ClientContext>(client: &Client<C>) -> bool {
         let epoch = rd_kafka_consumer_group_metadata_generation_id(metadata);
         rd_kafka_consumer_group_metadata_destroy(metadata);
         epoch > 0
+    }
+}
+
+/// Tells the client anew where it finds its first brokers.
+///
+/// One that asks a broker which is not in its cluster yet, as right after a start, is told of no
+/// brokers at all, forgets those that it knew, and would never connect again (librdkafka#5301).
+pub(crate) fn bootstrap<C: ClientContext>(client: &Client<C>) {
+    let mut size = 0;
+    let name = c"bootstrap.servers".as_ptr();
+    // SAFETY: the client is live, and with it its configuration. Asked without a buffer it answers
+    // how many bytes the value needs, its final zero included; and `brokers` has as many. The list
+    // of brokers is copied by the call.
+    unsafe {
+        let conf = rd_kafka_conf(client.native_ptr());
+        if rd_kafka_conf_get(conf, name, ptr::null_mut(), &mut size)
+            != rd_kafka_conf_res_t::RD_KAFKA_CONF_OK
+        {
+            return;
+        }
+        let mut brokers = vec![0_u8; size];
+        if rd_kafka_conf_get(conf, name, brokers.as_mut_ptr().cast(), &mut size)
+            == rd_kafka_conf_res_t::RD_KAFKA_CONF_OK
+        {
+            tracing::debug!("told of no brokers: beginning with the first ones again");
+            rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr().cast());
+        }
     }
 }
 

@@ -92,6 +92,9 @@ impl Task {
                 _ = store.tick() => {
                     self.store(&member.owned());
                     self.look_whether_joined();
+                    if member.forsaken.swap(false, Ordering::Relaxed) {
+                        native::bootstrap(consumer.client());
+                    }
                     joining &= !member.has_joined();
                     if joining && member.waits_to_join() {
                         waited += STORE;

@@ -75,6 +75,9 @@ const PRODUCER: &[(&str, &str)] = &[
 ];
 
 const CONSUMER: &[(&str, &str)] = &[
+    // So long a commit waits for a coordinator that is not there, and the end of a member for the
+    // commit; the default is 10 minutes.
+    ("coordinator.query.interval.ms", "10000"),
     ("enable.auto.offset.store", "false"),
     // The group's position is committed when it is declared: this is for partitions added later.
     ("auto.offset.reset", "earliest"),
@@ -92,6 +95,9 @@ const ALONE: (&str, &str) = ("batch.num.messages", "1");
 /// Which strategy shares the partitions with the classic protocol: the one that stops only those
 /// partitions that move.
 const STRATEGY: (&str, &str) = ("partition.assignment.strategy", "cooperative-sticky");
+
+/// How long a member may take to do what its group wants.
+const INTERVAL: &str = "max.poll.interval.ms";
 
 impl KafkaConfig {
     /// Checks everything that can be checked without a broker.
@@ -188,6 +194,9 @@ impl KafkaConfig {
     pub(crate) fn member(&self, group: Name) -> ClientConfig {
         let mut client = self.consumer(group.as_str());
         client.set("enable.auto.commit", "true");
+        if !self.properties.contains_key(INTERVAL) {
+            client.set(INTERVAL, self.max_poll_interval().as_millis().to_string());
+        }
         if self.group_protocol == GroupProtocol::Consumer {
             client.set("group.protocol", "consumer");
             return client;
@@ -212,6 +221,7 @@ impl KafkaConfig {
         client.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
         // A membership is what this belongs to.
         client.remove("group.instance.id");
+        client.remove(INTERVAL);
         client
     }
 
@@ -254,9 +264,18 @@ impl KafkaConfig {
     }
 
     /// `max.poll.interval.ms`, within which a member has to give up what it is asked for.
+    ///
+    /// Members poll whatever the application does, so it may be shorter than librdkafka's 5
+    /// minutes: it is also how long a member waits for the answer to its joining, which never comes
+    /// where the connection is dead and nobody says so.
     pub(crate) fn max_poll_interval(&self) -> Duration {
-        let set = self.properties.get("max.poll.interval.ms").and_then(|text| text.parse().ok());
-        Duration::from_millis(set.unwrap_or(300_000))
+        const LEAST: Duration = Duration::from_secs(60);
+        match self.properties.get(INTERVAL).and_then(|text| text.parse().ok()) {
+            Some(set) => Duration::from_millis(set),
+            None => {
+                LEAST.max(self.session_timeout.unwrap_or_default()).max(3 * self.revoke_timeout)
+            }
+        }
     }
 }
 
@@ -297,6 +316,23 @@ mod tests {
 
     fn kafka() -> KafkaConfig {
         KafkaConfig::new("localhost:9092")
+    }
+
+    #[test]
+    fn a_member_waits_a_minute_for_its_group_unless_its_other_times_are_longer() {
+        let interval = |config: KafkaConfig| {
+            let member = config.member(Name::new("group"));
+            member.get("max.poll.interval.ms").map(str::to_owned)
+        };
+        let (two, minute) = (Duration::from_secs(120), Duration::from_secs(60));
+        assert_eq!(interval(kafka()).as_deref(), Some("60000"));
+        let session = KafkaConfig { session_timeout: Some(two), ..kafka() };
+        assert_eq!(interval(session).as_deref(), Some("120000"));
+        let revoke = KafkaConfig { revoke_timeout: minute, ..kafka() };
+        assert_eq!(interval(revoke).as_deref(), Some("180000"));
+        let set = kafka().property("max.poll.interval.ms", "10000");
+        assert_eq!(set.reader("group").get("max.poll.interval.ms"), None, "no member");
+        assert_eq!(interval(set).as_deref(), Some("10000"));
     }
 
     fn refusal(config: KafkaConfig) -> String {

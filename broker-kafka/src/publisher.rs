@@ -325,6 +325,17 @@ impl Publisher {
         Ok(lone.insert(producer).clone())
     }
 
+    /// The client for all messages, or for those that go alone, if there is one.
+    pub(crate) fn producer(&self, alone: bool) -> Option<Arc<Producer>> {
+        match alone {
+            false => self.read().producer.clone(),
+            true => {
+                let lone = self.lone.producer.lock().unwrap_or_else(PoisonError::into_inner);
+                lone.clone()
+            }
+        }
+    }
+
     /// Lets a client's answers come here.
     fn answer_for(self: &Arc<Self>, producer: &Producer) {
         let answers: &OnceLock<_> = &producer.client().context().publisher;

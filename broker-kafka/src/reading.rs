@@ -13,13 +13,14 @@ use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::consume_budget;
 
 use crate::config::KafkaConfig;
 use crate::elsewhere::Elsewhere;
 use crate::error;
-use crate::link::{self, Link};
+use crate::link::{self, Link, Statistics};
+use crate::native;
 use crate::offsets::{bounds, list, resolve};
 use crate::properties::creation_error;
 use crate::record;
@@ -58,6 +59,8 @@ struct Wanted {
 
 pub(crate) struct Reader {
     link: Arc<Link>,
+    /// Says that librdkafka knows no broker any more.
+    forsaken: Notify,
 }
 
 impl ConsumerContext for Reader {}
@@ -72,7 +75,11 @@ impl ClientContext for Reader {
         self.link.note(reason);
     }
 
-    fn stats_raw(&self, _: &[u8]) {}
+    fn stats_raw(&self, statistics: &[u8]) {
+        if Statistics::parse(statistics).is_some_and(|statistics| statistics.is_forsaken()) {
+            self.forsaken.notify_one();
+        }
+    }
 }
 
 impl Reading {
@@ -99,7 +106,10 @@ impl Reading {
             }
         };
         let client = config.reader(NO_GROUP);
-        let consumer = StreamConsumer::from_config_and_context(&client, Reader { link });
+        let consumer = StreamConsumer::from_config_and_context(
+            &client,
+            Reader { link, forsaken: Notify::new() },
+        );
         let consumer = consumer.map_err(|error| creation_error(error, OPERATION))?;
         let failed = |e| error::error(e, OPERATION).with("topic", read.topic);
         let bounds = bounds(&consumer, read.topic, &wanted, OPERATION)?;
@@ -190,6 +200,9 @@ impl Source for Reading {
                         Some(item) => plan.take(item, &mut batch),
                         None => break,
                     },
+                    () = reader.context().forsaken.notified() => {
+                        native::bootstrap(reader.client());
+                    }
                     // The backend is gone without having been closed.
                     changed = closed.changed() => if changed.is_err() { break },
                 }

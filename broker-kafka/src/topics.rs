@@ -10,7 +10,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::task::spawn_blocking;
@@ -20,6 +20,7 @@ use crate::delivered::Producer;
 use crate::elsewhere::Elsewhere;
 use crate::error;
 use crate::link;
+use crate::native;
 use crate::topic::{Topic, settings};
 
 /// How long one question or change may take, waiting for leaders included.
@@ -71,7 +72,7 @@ impl Topics {
         let copies = spec.replication.map_or(Ok(-1), i32::try_from).unwrap_or(i32::MAX);
         let topic = NewTopic::new(spec.name.as_str(), count, TopicReplication::Fixed(copies));
         let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
-        let answers = self.admin.create_topics([&topic], &options()).await;
+        let answers = self.told(self.admin.create_topics([&topic], &options()).await);
         let created = changed(answers, OPERATION, spec.name);
         match &created {
             Ok(()) => self.wait_for(spec.name, partitions, OPERATION).await,
@@ -88,7 +89,7 @@ impl Topics {
     /// Deletes a topic; it is gone then.
     pub(crate) async fn delete(&self, name: Name) -> Result<()> {
         const OPERATION: &str = "delete_topic";
-        let answers = self.admin.delete_topics(&[name.as_str()], &options()).await;
+        let answers = self.told(self.admin.delete_topics(&[name.as_str()], &options()).await);
         changed(answers, OPERATION, name)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -115,9 +116,17 @@ impl Topics {
             return Err(Error::new(ErrorKind::Invalid, OPERATION, text).with("topic", name));
         }
         let more = NewPartitions::new(name.as_str(), wanted);
-        let answers = self.admin.create_partitions([&more], &options()).await;
+        let answers = self.told(self.admin.create_partitions([&more], &options()).await);
         changed(answers, OPERATION, name)?;
         self.wait_for(name, total, OPERATION).await
+    }
+
+    /// Without an answer the client may know no broker any more; it has no statistics that say so.
+    fn told<T>(&self, answer: KafkaResult<T>) -> KafkaResult<T> {
+        if answer.is_err() {
+            native::bootstrap(self.admin.inner());
+        }
+        answer
     }
 
     /// What the topic is, for people.
@@ -148,7 +157,7 @@ impl Topics {
         // be allowed to ask for its configuration.
         let configs = match resources.is_empty() {
             true => Vec::new(),
-            false => match self.admin.describe_configs(&resources, &options()).await {
+            false => match self.told(self.admin.describe_configs(&resources, &options()).await) {
                 Ok(configs) => configs.into_iter().flatten().collect(),
                 Err(error) => {
                     tracing::debug!(%error, "the topics' configuration is not told");
