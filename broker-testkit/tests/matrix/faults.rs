@@ -36,10 +36,15 @@ pub(crate) enum Fault {
     MemberKilled,
     PublisherKilled,
     HandlerHung,
+    Absent,
+    DiskAlarm,
+    NodeKilled,
+    NodesRestarted,
+    MajorityKilled,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Stopped,
         Self::Killed,
         Self::Paused,
@@ -56,6 +61,11 @@ impl Fault {
         Self::MemberKilled,
         Self::PublisherKilled,
         Self::HandlerHung,
+        Self::Absent,
+        Self::DiskAlarm,
+        Self::NodeKilled,
+        Self::NodesRestarted,
+        Self::MajorityKilled,
     ];
 
     /// Whether it is run as a test too, and not only by `scripts/chaos`.
@@ -63,11 +73,25 @@ impl Fault {
         matches!(self, Self::Killed | Self::Reset | Self::RebalanceStorm | Self::MemberKilled)
     }
 
+    /// How many nodes it needs.
+    pub(crate) fn nodes(self) -> u32 {
+        match self {
+            Self::NodeKilled | Self::NodesRestarted | Self::MajorityKilled => 3,
+            _ => 1,
+        }
+    }
+
     /// Why it cannot be had with this broker, if it cannot.
     pub(crate) fn missing(self, kind: Kind) -> Option<&'static str> {
-        (self == Self::ClosedByOperator && kind == Kind::Kafka).then_some(
-            "Kafka has no command for it; for the clients it is the same as connections reset",
-        )
+        match (self, kind) {
+            (Self::ClosedByOperator, Kind::Kafka) => Some(
+                "Kafka has no command for it; for the clients it is the same as connections reset",
+            ),
+            (Self::DiskAlarm, Kind::Kafka) => {
+                Some("Kafka has no alarm; one whose disk is full stops")
+            }
+            _ => None,
+        }
     }
 
     /// Breaks something under this load, and mends it.
@@ -80,9 +104,7 @@ impl Fault {
                 subject.restart().await?;
             }
             Self::Killed => {
-                if subject.kind == Kind::RabbitMq {
-                    tokio::time::sleep(TO_DISK).await;
-                }
+                on_disk(subject).await;
                 subject.kill().await?;
                 load.noticed().await?;
                 subject.restart().await?;
@@ -171,8 +193,54 @@ impl Fault {
                 load.join(load.first_group()).await?;
                 load.newest_last_of_first_group();
             }
+            Self::Absent => {
+                subject.stop().await?;
+                load.cannot_start().await?;
+                subject.restart().await?;
+                load.join(load.first_group()).await?;
+                load.newest_last_of_first_group();
+            }
+            Self::DiskAlarm => {
+                subject.want_free_disk("900GB").await?;
+                load.blocked("disk").await?;
+                subject.want_free_disk("50MB").await?;
+            }
+            Self::NodeKilled => {
+                on_disk(subject).await;
+                subject.lead_to(1);
+                subject.kill().await?;
+                load.progress(SOME).await?;
+                subject.restart().await?;
+            }
+            Self::NodesRestarted => {
+                for (number, node) in subject.nodes().enumerate() {
+                    subject.lead_to((number + 1) % 3);
+                    node.stop().await?;
+                    load.progress(FEW).await?;
+                    node.restart().await?;
+                    load.progress(FEW).await?;
+                }
+            }
+            Self::MajorityKilled => {
+                on_disk(subject).await;
+                subject.lead_to(2);
+                for node in subject.nodes().take(2) {
+                    node.kill().await?;
+                }
+                load.noticed().await?;
+                for node in subject.nodes().take(2) {
+                    node.restart().await?;
+                }
+            }
         }
         Ok(())
+    }
+}
+
+/// Waits until everything declared survives a kill.
+async fn on_disk(subject: &Subject) {
+    if subject.kind == Kind::RabbitMq {
+        tokio::time::sleep(TO_DISK).await;
     }
 }
 
@@ -195,6 +263,11 @@ impl fmt::Display for Fault {
             Self::MemberKilled => "consumer process killed, twice",
             Self::PublisherKilled => "publisher process killed, three times",
             Self::HandlerHung => "handler hung, its member dropped",
+            Self::Absent => "broker not there when an application starts",
+            Self::DiskAlarm => "disk alarm until health names it",
+            Self::NodeKilled => "one of three nodes killed, and started once work goes on",
+            Self::NodesRestarted => "each of three nodes stopped and started in turn",
+            Self::MajorityKilled => "two of three nodes killed until noticed, and started",
         })
     }
 }

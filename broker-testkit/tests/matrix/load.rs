@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use broker_api::{Broker, Bytes, GroupSpec, Name, Topic, TopicSpec};
+use broker_api::{Broker, Bytes, Connection, GroupSpec, Name, Topic, TopicSpec};
 use broker_testkit::history::{Entry, Event, History, Outcome as Told, Report};
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ pub(crate) struct Load {
     clients: usize,
     folder: TempDir,
     /// Messages from before are not judged.
-    judged_from: SystemTime,
+    judged_from: Option<SystemTime>,
 }
 
 impl Load {
@@ -57,16 +57,10 @@ impl Load {
             members: Vec::new(),
             clients: 0,
             folder: tempfile::tempdir()?,
-            judged_from: SystemTime::now(),
+            judged_from: None,
         };
         load.create().await?;
-        for (group, members) in GROUPS {
-            for _ in 0..members {
-                load.join(group).await?;
-            }
-        }
-        // While they join, partitions change hands, which may repeat messages without any fault.
-        load.healthy().await?;
+        // Before the members: while they join, partitions change hands, which repeats nothing.
         for timeout in TIMEOUTS {
             let name = load.name("publisher");
             let (client, dice) = (load.history.client(&name), load.dice.of(&name, 0));
@@ -74,6 +68,12 @@ impl Load {
                 Publisher::start(&load.address, topic, &name, client, dice, timeout).await?;
             load.publishers.push(publisher);
         }
+        for (group, members) in GROUPS {
+            for _ in 0..members {
+                load.join(group).await?;
+            }
+        }
+        load.healthy().await?;
         Ok(load)
     }
 
@@ -163,7 +163,7 @@ impl Load {
             }
         }
         self.create().await?;
-        self.judged_from = SystemTime::now();
+        self.judged_from = Some(SystemTime::now());
         for (group, members) in GROUPS {
             for _ in 0..members {
                 self.join(group).await?;
@@ -178,13 +178,18 @@ impl Load {
 
     /// Everything that is judged, of all processes.
     fn all(&self) -> History {
-        let all: History = self.history.entries().into_iter().collect();
+        let file = self.file();
         // There is no file without other processes.
-        let _ = all.add_file(&self.file());
+        if self.judged_from.is_none() && !file.exists() {
+            return self.history.clone();
+        }
+        let all: History = self.history.entries().into_iter().collect();
+        let _ = all.add_file(&file);
+        let Some(judged_from) = self.judged_from else { return all };
         let entries = all.entries();
         let old: HashSet<_> = entries
             .iter()
-            .filter(|e| matches!(e.event, Event::Publishing(_)) && e.at < self.judged_from)
+            .filter(|e| matches!(e.event, Event::Publishing(_)) && e.at < judged_from)
             .filter_map(|entry| entry.event.id())
             .collect();
         entries
@@ -196,14 +201,20 @@ impl Load {
 
     /// Waits until this holds of everything noted.
     async fn until(&self, what: &str, holds: impl Fn(&History, &Self) -> bool) -> Outcome {
-        let end = Instant::now() + PATIENCE;
-        while !holds(&self.all(), self) {
-            if Instant::now() > end {
-                return Err(format!("no {what} within {PATIENCE:?}; {}", self.state()).into());
+        // What is broken on purpose would never come.
+        let patience = if self.address.flaw.is_some() { PATIENCE / 3 } else { PATIENCE };
+        let end = Instant::now() + patience;
+        loop {
+            let look = Instant::now();
+            if holds(&self.all(), self) {
+                return Ok(());
             }
-            tokio::time::sleep(LOOK).await;
+            if Instant::now() > end {
+                return Err(format!("no {what} within {patience:?}; {}", self.state()).into());
+            }
+            // A look costs the more the longer the history is, and must not be the load itself.
+            tokio::time::sleep(LOOK.max(5 * look.elapsed())).await;
         }
-        Ok(())
     }
 
     /// Waits until so many more messages are confirmed, and handled by each group.
@@ -254,7 +265,9 @@ impl Load {
     /// Waits until every client says that all is well.
     async fn healthy(&self) -> Outcome {
         self.until("health UP of all clients", |_, load| {
-            load.brokers().all(|broker| broker.health().is_up())
+            // One that has not subscribed yet has no consumer that could be ill.
+            let joined = |member: &Member| !member.broker.health().consumers.is_empty();
+            load.brokers().all(|broker| broker.health().is_up()) && load.members.iter().all(joined)
         })
         .await
     }
@@ -265,6 +278,29 @@ impl Load {
             load.brokers().all(|broker| !broker.health().is_up())
         })
         .await
+    }
+
+    /// Waits until every publisher says that the broker takes nothing, and why.
+    pub(crate) async fn blocked(&self, why: &str) -> Outcome {
+        self.until("health that names the alarm", |_, load| {
+            load.publishers.iter().all(|publisher| match publisher.broker.health().connection {
+                Connection::Blocked(text) => text.contains(why),
+                _ => false,
+            })
+        })
+        .await
+    }
+
+    /// An application that starts now is told that the broker is not there, and that it may be
+    /// there later.
+    pub(crate) async fn cannot_start(&self) -> Outcome {
+        match self.address.connect().await {
+            Ok(_) => Err("a client connected to a broker that is not there".into()),
+            Err(error) if error.is_transient() => Ok(()),
+            Err(error) => {
+                Err(format!("a broker that is not there is taken for good: {error}").into())
+            }
+        }
     }
 
     fn brokers(&self) -> impl Iterator<Item = &Broker> {

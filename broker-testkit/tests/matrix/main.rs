@@ -5,13 +5,14 @@
 //! published against what its publisher was told; if work does not go on by itself afterwards; or
 //! if health says UP where nothing works.
 //!
-//! With `--ignored` it runs a few rows once; `scripts/chaos` runs all of them, for as long as one
-//! likes, and writes the page. Neither is part of the ordinary tests as long as rows fail now and
-//! then for reasons that the page names.
+//! With `--ignored` it runs a few rows once, and backends that are broken on purpose, each of which
+//! a row has to find; `scripts/test` does that in a step of its own. `scripts/chaos` runs all rows,
+//! for as long as one likes, and writes the page.
 
 mod clients;
 mod dice;
 mod faults;
+mod flaw;
 mod load;
 mod process;
 mod subject;
@@ -29,8 +30,9 @@ use tokio::sync::Mutex;
 
 use crate::dice::Dice;
 use crate::faults::Fault;
+use crate::flaw::Flaw;
 use crate::load::Load;
-use crate::subject::{Kind, Subject};
+use crate::subject::{Address, Kind, Subject};
 use crate::table::Row;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -50,18 +52,35 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::from_args();
-    let places = [(Kind::Kafka, Place::default()), (Kind::RabbitMq, Place::default())];
+    let place = |kind, nodes| (kind, nodes, Place::default());
+    let places = [
+        place(Kind::Kafka, 1),
+        place(Kind::RabbitMq, 1),
+        place(Kind::Kafka, 3),
+        place(Kind::RabbitMq, 3),
+    ];
     let mut trials = Vec::new();
     let all = std::env::var_os("CHAOS_ALL").is_some();
     // In turns, so that two threads work on different brokers.
     for fault in Fault::ALL.into_iter().filter(|fault| all || fault.is_short()) {
-        for (kind, place) in &places {
+        for (kind, nodes, place) in &places {
+            if *nodes != fault.nodes() {
+                continue;
+            }
             let (kind, place, handle) = (*kind, place.clone(), runtime.handle().clone());
             let trial = Trial::ignorable_test(format!("{kind:?}: {fault}"), move || {
                 handle.block_on(row(fault, kind, &place))
             });
             trials.push(trial.with_ignored_flag(!all));
         }
+    }
+    for flaw in Flaw::ALL {
+        let handle = runtime.handle().clone();
+        let (kind, fault, _) = flaw.found_by();
+        let trial = Trial::test(format!("{flaw:?} is found by {kind:?}: {fault}"), move || {
+            handle.block_on(sabotaged(flaw))
+        });
+        trials.push(trial.with_ignored_flag(!all));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Brokers end with their handles, while there still is a runtime.
@@ -79,7 +98,7 @@ async fn row(fault: Fault, kind: Kind, place: &Place) -> Result<Completion, Fail
     // Taken out, so that one that a failed row leaves broken is not for the next.
     let subject = match place.take() {
         Some(subject) => subject,
-        None => match Subject::start(kind).await {
+        None => match Subject::start(kind, fault.nodes()).await {
             Ok(subject) => subject,
             Err(missing @ LocalError::NotInstalled { .. })
                 if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
@@ -95,7 +114,7 @@ async fn row(fault: Fault, kind: Kind, place: &Place) -> Result<Completion, Fail
     let end = Instant::now() + budget();
     let mut seed = first_seed;
     let result = loop {
-        let failed = match round(fault, &subject, seed).await {
+        let failed = match round(fault, &subject, subject.address(), seed).await {
             Ok(round) => {
                 row.add(&round);
                 (!round.is_clean()).then(|| round.to_string())
@@ -119,14 +138,32 @@ async fn row(fault: Fault, kind: Kind, place: &Place) -> Result<Completion, Fail
     result
 }
 
+/// A row with a backend that is broken on purpose has to fail, and for the right reason. It leaves
+/// the broker as no other row can use it.
+async fn sabotaged(flaw: Flaw) -> Result<(), Failed> {
+    let (kind, fault, expected) = flaw.found_by();
+    let subject = Subject::start(kind, 1).await.map_err(|error| error.to_string())?;
+    let mut address = subject.address();
+    address.flaw = Some(flaw);
+    let found = match round(fault, &subject, address, seed()).await {
+        Ok(report) => report.to_string(),
+        Err(error) => error.to_string(),
+    };
+    match found.contains(expected) {
+        true => Ok(()),
+        false => Err(format!("it was not found: {found}").into()),
+    }
+}
+
 /// One fault under one load.
 async fn round(
     fault: Fault,
     subject: &Subject,
+    address: Address,
     seed: u64,
 ) -> Outcome<broker_testkit::history::Report> {
     let topic = format!("chaos-{:x}", Dice::new(seed).of(&fault.to_string(), now()).below(1 << 48));
-    let mut load = Load::start(subject.address(), &topic, seed).await?;
+    let mut load = Load::start(address, &topic, seed).await?;
     load.progress(SOME).await?;
     load.history.disturbed(fault.to_string());
     fault.strike(subject, &mut load).await?;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_amqp::{Amqp, AmqpConfig};
-use broker_api::Broker;
+use broker_api::{Backend, Broker};
 use broker_kafka::KafkaConfig;
 use broker_testkit::local::{self, LocalBroker, LocalError, RabbitMq, RabbitMqConfig};
 use broker_testkit::proxy::Proxy;
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
+use crate::flaw::{Flaw, Flawed};
 
 /// Which broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +27,7 @@ pub(crate) enum Kind {
 pub(crate) struct Address {
     kind: Kind,
     host: String,
+    pub(crate) flaw: Option<Flaw>,
 }
 
 impl Address {
@@ -40,23 +42,37 @@ impl Address {
                     revoke_timeout: Duration::from_secs(2),
                     ..KafkaConfig::new(&self.host)
                 };
-                let config = config.property("socket.timeout.ms", "4000");
-                Ok(Broker::new(broker_kafka::Kafka::connect(config).await?))
+                let mut config = config
+                    .property("socket.timeout.ms", "4000")
+                    .property("max.poll.interval.ms", "10000");
+                if let Ok(contexts) = std::env::var("CHAOS_LIBRDKAFKA") {
+                    config = config.property("debug", contexts);
+                }
+                Ok(self.broker(broker_kafka::Kafka::connect(config).await?))
             }
             Kind::RabbitMq => {
                 let mut config = AmqpConfig::new(format!("amqp://guest:guest@{}/%2f", self.host));
                 config.heartbeat = Duration::from_secs(2);
                 config.reconnect_pause_max = Duration::from_secs(1);
-                Ok(Broker::new(Amqp::connect(config).await?))
+                Ok(self.broker(Amqp::connect(config).await?))
             }
+        }
+    }
+
+    fn broker(&self, backend: impl Backend) -> Broker {
+        match self.flaw {
+            None => Broker::new(backend),
+            Some(flaw) => Broker::new(Flawed::new(backend, flaw)),
         }
     }
 }
 
-/// A broker of its own for these tests, behind a proxy.
+/// A broker of its own for these tests, or a cluster.
 pub(crate) struct Subject {
     pub(crate) kind: Kind,
-    broker: Process,
+    nodes: Vec<Process>,
+    /// The way to a broker that is alone. To a RabbitMQ cluster too, as a load balancer; a client
+    /// of Kafka has to reach each node itself.
     proxy: Proxy,
 }
 
@@ -65,37 +81,78 @@ enum Process {
     RabbitMq(RabbitMq),
 }
 
+impl Process {
+    /// Host and port.
+    fn host(&self) -> String {
+        match self {
+            Self::Kafka(kafka) => kafka.bootstrap_servers().to_owned(),
+            Self::RabbitMq(rabbitmq) => {
+                let url = rabbitmq.amqp_url();
+                let host = url.trim_start_matches("amqp://guest:guest@").trim_end_matches("/%2f");
+                host.to_owned()
+            }
+        }
+    }
+}
+
 impl Subject {
-    pub(crate) async fn start(kind: Kind) -> Result<Self, LocalError> {
+    pub(crate) async fn start(kind: Kind, nodes: u32) -> Result<Self, LocalError> {
         let proxy = Proxy::start()
             .await
             .map_err(|source| LocalError::Io { doing: "start a proxy".to_owned(), source })?;
-        let broker = match kind {
-            Kind::Kafka => {
+        let nodes: Vec<Process> = match (kind, nodes) {
+            (Kind::Kafka, 1) => {
                 let advertised = format!("PLAINTEXT://{}", proxy.address());
                 let config =
                     local::KafkaConfig::default().property("advertised.listeners", advertised);
-                let kafka = local::Kafka::start(config).await?;
-                proxy.forward_to(kafka.bootstrap_servers());
-                Process::Kafka(kafka)
+                vec![Process::Kafka(local::Kafka::start(config).await?)]
             }
-            Kind::RabbitMq => {
-                let rabbitmq = RabbitMq::start(RabbitMqConfig::default()).await?;
-                let url = rabbitmq.amqp_url();
-                let host = url.trim_start_matches("amqp://guest:guest@").trim_end_matches("/%2f");
-                proxy.forward_to(Arc::from(host));
-                Process::RabbitMq(rabbitmq)
+            (Kind::Kafka, nodes) => {
+                // By default a node is taken for dead after 9 s, and its partitions wait for that.
+                let config = local::KafkaConfig::default()
+                    .property("broker.session.timeout.ms", "3000")
+                    .property("broker.heartbeat.interval.ms", "500");
+                let nodes = local::Kafka::cluster(config, nodes).await?;
+                nodes.into_iter().map(Process::Kafka).collect()
+            }
+            (Kind::RabbitMq, 1) => {
+                vec![Process::RabbitMq(RabbitMq::start(RabbitMqConfig::default()).await?)]
+            }
+            (Kind::RabbitMq, nodes) => {
+                let nodes = RabbitMq::cluster(RabbitMqConfig::default(), nodes).await?;
+                nodes.into_iter().map(Process::RabbitMq).collect()
             }
         };
-        Ok(Self { kind, broker, proxy })
+        let subject = Self { kind, nodes, proxy };
+        subject.lead_to(0);
+        Ok(subject)
     }
 
     pub(crate) fn address(&self) -> Address {
-        Address { kind: self.kind, host: self.proxy.address() }
+        let host = match (self.kind, self.nodes.len()) {
+            (Kind::Kafka, 2..) => {
+                self.nodes.iter().map(Process::host).collect::<Vec<_>>().join(",")
+            }
+            _ => self.proxy.address(),
+        };
+        Address { kind: self.kind, host, flaw: None }
     }
 
     pub(crate) fn proxy(&self) -> &Proxy {
         &self.proxy
+    }
+
+    /// From now on new connections are with this node.
+    pub(crate) fn lead_to(&self, node: usize) {
+        self.proxy.forward_to(Arc::from(self.nodes[node].host()));
+    }
+
+    /// The nodes of the cluster.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &LocalBroker> {
+        self.nodes.iter().map(|node| match node {
+            Process::Kafka(kafka) => &**kafka,
+            Process::RabbitMq(rabbitmq) => &**rabbitmq,
+        })
     }
 
     /// Slow enough to be felt by the load.
@@ -105,18 +162,28 @@ impl Subject {
 
     /// Closes every client's connection, as an operator does it.
     pub(crate) async fn close_connections(&self) -> Outcome {
-        if let Process::RabbitMq(rabbitmq) = &self.broker {
-            rabbitmq.rabbitmqctl(&["close_all_connections", "by the operator"]).await?;
+        self.rabbitmqctl(&["close_all_connections", "by the operator"]).await
+    }
+
+    /// So much has to be free on the disk; with less no publisher gets through.
+    pub(crate) async fn want_free_disk(&self, amount: &str) -> Outcome {
+        self.rabbitmqctl(&["set_disk_free_limit", amount]).await
+    }
+
+    async fn rabbitmqctl(&self, arguments: &[&str]) -> Outcome {
+        if let Process::RabbitMq(rabbitmq) = &self.nodes[0] {
+            rabbitmq.rabbitmqctl(arguments).await?;
         }
         Ok(())
     }
 }
 
+/// The only node, or the first.
 impl Deref for Subject {
     type Target = LocalBroker;
 
     fn deref(&self) -> &LocalBroker {
-        match &self.broker {
+        match &self.nodes[0] {
             Process::Kafka(kafka) => kafka,
             Process::RabbitMq(rabbitmq) => rabbitmq,
         }
