@@ -280,6 +280,11 @@ mod kafka {
             (&[("KAFKA_SASL_USERNAME", "u")], "KAFKA_SASL_PASSWORD", "set it as well"),
             (&[("KAFKA_SASL_MECHANISM", "plain")], "KAFKA_SASL_USERNAME", "set it as well"),
             (
+                &[("KAFKA_SASL_MECHANISM", "oauthbearer"), ("KAFKA_SASL_PASSWORD", SECRET)],
+                "KAFKA_SASL_PASSWORD",
+                "oauthbearer takes no such thing",
+            ),
+            (
                 &[("KAFKA_SECURITY_PROTOCOL", "sasl_ssl")],
                 "KAFKA_SASL_USERNAME",
                 "the security protocol wants a user",

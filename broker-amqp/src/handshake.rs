@@ -62,6 +62,13 @@ pub(crate) async fn look(
     let asked = tokio::time::timeout(patience, ask(uri, tls)).await;
     match asked {
         Err(_) => Err(unavailable(format!("no answer within {patience:?}"))),
+        Ok(Err(Failed::Connect(error) | Failed::Talk(error)))
+            if let Some((field, remedy)) = certificate(&error) =>
+        {
+            let text = format!("{host}:{port}: {error}; {remedy}");
+            let refused = Error::new(ErrorKind::Unavailable, "connect", text).transient();
+            Err(refused.with("field", field).with_source(error))
+        }
         Ok(Err(Failed::Connect(error))) => {
             Err(unavailable(format!("cannot connect: {error}")).with_source(error))
         }
@@ -99,6 +106,21 @@ async fn ask(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Result<Version, Failed> {
     let mut frame = vec![0; length];
     stream.read_exact(&mut frame).await.map_err(Failed::Talk)?;
     version_of(&frame).ok_or(Failed::Foreign)
+}
+
+/// Which of our settings is to be looked at, where one of the two sides does not trust the other.
+/// Known by their texts only: lapin wraps the errors of its TLS library, which is none of ours.
+fn certificate(error: &std::io::Error) -> Option<(&'static str, &'static str)> {
+    let text = error.to_string();
+    if text.contains("invalid peer certificate") {
+        let remedy = "the broker's certificate is not trusted: give the authority that signed it, \
+                      and the host's name as it is in the certificate";
+        return Some(("ca_pem", remedy));
+    }
+    let alerts = ["CertificateRequired", "BadCertificate", "UnknownCA", "CertificateUnknown"];
+    let refused = text.contains("fatal alert") && alerts.iter().any(|alert| text.contains(alert));
+    let remedy = "the broker wants a client's certificate that it trusts, and its key";
+    refused.then_some(("client_identity_pem", remedy))
 }
 
 /// Reads the version from the arguments of connection.start. A server that keeps it for itself

@@ -134,14 +134,14 @@ impl SecurityProtocol {
 }
 
 /// A user and how it is proved.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Sasl {
     /// The mechanism: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER`, or what else
     /// librdkafka was built with.
     pub mechanism: String,
-    /// The user's name.
+    /// The user's name; empty for a mechanism whose users are told by properties of librdkafka.
     pub username: String,
-    /// The user's password.
+    /// The user's password; likewise.
     pub password: String,
 }
 

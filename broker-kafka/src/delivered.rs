@@ -49,7 +49,12 @@ impl Deliveries {
             let flight = Flight { confirm: Some(confirm), topic, deadline };
             return publisher.send_alone(flight, message);
         }
-        let error = error::coded(code, "publish").with("topic", topic);
+        let failed = publisher.producer(self.alone).filter(|_| code == Code::Fatal);
+        let error = match failed {
+            Some(client) => publisher.has_failed(client),
+            None => error::coded(code, "publish"),
+        };
+        let error = error.with("topic", topic);
         confirm.done(Err(match stored {
             Stored::No => error,
             Stored::Maybe => error.indeterminate(),

@@ -69,8 +69,12 @@ impl Link {
 
     /// An error that the publishing client reports.
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
-        self.note(reason);
-        match error::code(error) {
+        let code = error::code(error);
+        // That all are down is said after what is wrong with each, which tells more.
+        if code != Some(RDKafkaErrorCode::AllBrokersDown) || self.lock().last_error.is_none() {
+            self.note(reason);
+        }
+        match code {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.set(State::lose),
             Some(code) if error::is_unauthenticated(code) => {
                 self.set(|state| state.connection = Connection::Refused(reason.to_owned()));

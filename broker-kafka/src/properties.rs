@@ -240,7 +240,9 @@ impl KafkaConfig {
         client.set("security.protocol", self.protocol().as_str());
         if let Some(sasl) = &self.sasl {
             client.set("sasl.mechanisms", &sasl.mechanism);
-            client.set("sasl.username", &sasl.username).set("sasl.password", &sasl.password);
+            if !sasl.username.is_empty() {
+                client.set("sasl.username", &sasl.username).set("sasl.password", &sasl.password);
+            }
         }
         if let Some(tls) = &self.tls {
             let files = [

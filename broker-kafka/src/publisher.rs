@@ -1,5 +1,7 @@
 //! Handing messages to librdkafka in their order, once their topic is known.
 
+mod renewal;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -37,7 +39,10 @@ pub(crate) struct Publisher {
     /// There is a topic to look up.
     wanted: Notify,
     link: Arc<Link>,
+    config: ClientConfig,
     lone: Lone,
+    /// A client to be replaced, and when that was last done.
+    failed: Mutex<(Option<Arc<Producer>>, Option<Instant>)>,
 }
 
 /// What sends each message in a batch of its own; made when it is first needed.
@@ -101,7 +106,9 @@ impl Publisher {
             deadlines: Deadlines::new(),
             wanted: Notify::new(),
             link,
+            config: config.clone(),
             lone: Lone { config: lone, producer: Mutex::new(None) },
+            failed: Mutex::default(),
         });
         publisher.answer_for(&producer);
         Ok((publisher, producer))
@@ -146,9 +153,11 @@ impl Publisher {
         None
     }
 
-    /// Waits until a topic is to be looked up, and gives all of those.
-    pub(crate) async fn wanted(&self) -> Vec<Name> {
+    /// Waits until a topic is to be looked up, and gives all of those. A client that has failed is
+    /// replaced here.
+    pub(crate) async fn wanted(self: &Arc<Self>) -> Vec<Name> {
         loop {
+            self.renew();
             let topics: Vec<_> = {
                 let state = self.read();
                 let held = state.topics.iter().filter(|(_, r)| matches!(r, Route::Held(_)));
@@ -306,10 +315,7 @@ impl Publisher {
         let confirm = self.in_flight.remove(key).and_then(|flight| flight.confirm)?;
         // What librdkafka does not take was not sent.
         let error = match failure {
-            KafkaError::MessageProduction(Code::Fatal) => {
-                self.link.note("librdkafka gave up on the publishing client");
-                error::coded(Code::Fatal, "publish")
-            }
+            KafkaError::MessageProduction(Code::Fatal) => self.has_failed(known.producer.clone()),
             failure => error::error(failure, "publish"),
         };
         Some((confirm, error.with("topic", topic)))

@@ -93,6 +93,18 @@ fn sasl(values: &Values) -> Result<Option<Sasl>> {
         let because = values.name(because);
         values.wrong(key, format!("it is missing; {because} is set, so set it as well"))
     };
+    if let Some(mechanism @ ("oauthbearer" | "gssapi")) = mechanism {
+        for (key, set) in [
+            (keys::KAFKA_SASL_USERNAME, username.is_some()),
+            (keys::KAFKA_SASL_PASSWORD, password.is_some()),
+        ] {
+            if set {
+                let text = format!("{mechanism} takes no such thing; leave it out");
+                return Err(values.wrong(key, text));
+            }
+        }
+        return Ok(Some(Sasl { mechanism: mechanism.to_uppercase(), ..Sasl::default() }));
+    }
     match (username, password) {
         (Some(username), Some(password)) => {
             let mechanism = mechanism.unwrap_or("plain").to_uppercase();

@@ -117,8 +117,8 @@ keys! {
         "Whether to connect by TLS. The same as the security protocol `ssl`, or `sasl_ssl` with a SASL mechanism.";
     KAFKA_SECURITY_PROTOCOL, "kafka.security_protocol", Choice(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]), "by the other settings",
         "The same as Kafka's own `security.protocol`.";
-    KAFKA_SASL_MECHANISM, "kafka.sasl_mechanism", Choice(&["plain", "scram-sha-256", "scram-sha-512"]), "plain with a username",
-        "How to log in.";
+    KAFKA_SASL_MECHANISM, "kafka.sasl_mechanism", Choice(&["plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "gssapi"]), "plain with a username",
+        "How to log in. `oauthbearer` and `gssapi` take no username and password but librdkafka's own properties, `KAFKA_PROPERTIES_SASL_OAUTHBEARER_…` and `KAFKA_PROPERTIES_SASL_KERBEROS_…`; `gssapi`, and tokens that are fetched by OIDC, need the features of that name of `broker-kafka`.";
     KAFKA_SASL_USERNAME, "kafka.sasl_username", Text, "none",
         "Who logs in.";
     KAFKA_SASL_PASSWORD, "kafka.sasl_password", Secret, "none",

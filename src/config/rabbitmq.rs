@@ -83,6 +83,13 @@ pub(super) async fn connect(config: Option<&AmqpConfig>) -> Result<Arc<dyn Backe
         configuration(text.into())
     })?;
     let connected = Amqp::connect(config.clone()).await;
-    // Address, user, password and virtual host are all in it.
-    Ok(Arc::new(connected.map_err(|error| error.with("setting", keys::RABBITMQ_URL.variable))?))
+    Ok(Arc::new(connected.map_err(|error| {
+        let setting = match error.context("field") {
+            Some("ca_pem") => keys::RABBITMQ_SSL_CA_LOCATION,
+            Some("client_identity_pem") => keys::RABBITMQ_SSL_CERTIFICATE_LOCATION,
+            // Address, user, password and virtual host are all in it.
+            _ => keys::RABBITMQ_URL,
+        };
+        error.with("setting", setting.variable)
+    })?))
 }

@@ -67,8 +67,13 @@ pub(super) fn nacked() -> Error {
     Error::new(ErrorKind::Unavailable, OPERATION, text).indeterminate()
 }
 
-/// The answer was lost.
-pub(super) fn doubtful(lost: &lapin::Error, topic_is_there: bool) -> Error {
+/// The answer was lost. The broker does not say which of several messages it does not allow, so
+/// only one that is `alone` is certainly not stored.
+pub(super) fn doubtful(lost: &lapin::Error, topic_is_there: bool, alone: bool) -> Error {
+    if error::reply_code(lost) == Some(error::code::ACCESS_REFUSED) {
+        let refused = error::failed(OPERATION, lost.clone());
+        return if alone { refused } else { refused.indeterminate() };
+    }
     if error::reply_code(lost) == Some(error::code::NOT_FOUND) || !topic_is_there {
         // Whatever was stored went with the topic.
         return Error::new(ErrorKind::UnknownTopic, OPERATION, "the topic was deleted");
@@ -100,14 +105,24 @@ mod tests {
 
     #[test]
     fn a_lost_answer_is_doubtful_unless_the_topic_is_gone() {
-        assert!(doubtful(&lost(), true).is_indeterminate());
-        assert_eq!(doubtful(&lost(), false).kind(), ErrorKind::UnknownTopic);
+        assert!(doubtful(&lost(), true, true).is_indeterminate());
+        assert_eq!(doubtful(&lost(), false, true).kind(), ErrorKind::UnknownTopic);
         let gone =
             AMQPError::new(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND), "no exchange".into());
         assert_eq!(
-            doubtful(&lapin::ErrorKind::ProtocolError(gone).into(), true).kind(),
+            doubtful(&lapin::ErrorKind::ProtocolError(gone).into(), true, true).kind(),
             ErrorKind::UnknownTopic
         );
+    }
+
+    #[test]
+    fn of_several_messages_it_is_not_known_which_one_was_not_allowed() {
+        let refused =
+            AMQPError::new(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "no".into());
+        let refused = lapin::ErrorKind::ProtocolError(refused).into();
+        let (one, of_many) = (doubtful(&refused, true, true), doubtful(&refused, true, false));
+        assert!(one.is_permanent() && of_many.is_indeterminate());
+        assert_eq!([one.kind(), of_many.kind()], [ErrorKind::Unauthorized; 2]);
     }
 
     #[test]

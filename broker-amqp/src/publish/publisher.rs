@@ -210,6 +210,7 @@ impl Publisher {
     /// Answers messages; the error if the channel is gone.
     fn answer(&mut self, answers: Vec<(Entry, Sent)>) -> Option<lapin::Error> {
         let mut gone = None;
+        let alone = self.ids.len() == 1;
         for (_, sent) in &answers {
             if let Sent::Answered(confirmation) = sent {
                 self.returns.note(confirmation);
@@ -226,7 +227,7 @@ impl Publisher {
                 }
                 Sent::Lost(error) => {
                     let is_there = self.parts.registry.topic(self.topic).is_some();
-                    let result = Err(entry::doubtful(&error, is_there));
+                    let result = Err(entry::doubtful(&error, is_there, alone));
                     gone = Some(error);
                     result
                 }

@@ -160,7 +160,12 @@ pub(super) async fn append(
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
     let published = channel.basic_publish("".into(), queue.clone(), options, &payload, properties);
     let confirm = published.await.map_err(failed)?;
-    match confirm.await.map_err(|e| failed(e).indeterminate())? {
+    let lost = |e| match error::reply_code(&e) {
+        // Nothing else was sent by this channel, so this is what was refused.
+        Some(error::code::ACCESS_REFUSED) => failed(e),
+        _ => failed(e).indeterminate(),
+    };
+    match confirm.await.map_err(lost)? {
         Confirmation::Ack(None) => Ok(()),
         // Not up yet; or it is gone, then whoever follows it makes another one.
         Confirmation::Ack(Some(_)) => {

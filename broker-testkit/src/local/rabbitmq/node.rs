@@ -177,6 +177,7 @@ fn tls_settings(port: u16) -> String {
          ssl_options.cacertfile = /instance/ca.pem\n\
          ssl_options.certfile = /instance/server.pem\n\
          ssl_options.keyfile = /instance/server.key\n\
-         ssl_options.verify = verify_peer\n"
+         ssl_options.verify = verify_peer\n\
+         ssl_options.fail_if_no_peer_cert = false\n"
     )
 }

@@ -1,0 +1,58 @@
+//! Logging in, by every way that the brokers have, on brokers that let nobody else in; and that no secret of it is ever told.
+
+mod kafka;
+mod log;
+mod rabbitmq;
+mod user;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use broker_testkit::local::{LocalError, RabbitMqVersion};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// In every password here, so that a log can be searched for it.
+const SECRET: &str = "Xq7-never-shown";
+
+fn main() -> ExitCode {
+    log::capture();
+    let trials = vec![
+        trial("Kafka lets in who may, and tells the others why not", kafka::logins),
+        trial("Kafka's missing permissions are permanent errors", kafka::permissions),
+        trial("RabbitMQ 3 lets in who may, and tells the others why not", || {
+            rabbitmq::logins(RabbitMqVersion::V3)
+        }),
+        trial("RabbitMQ 4 lets in who may, and tells the others why not", || {
+            rabbitmq::logins(RabbitMqVersion::V4)
+        }),
+        trial("RabbitMQ's missing permissions are permanent errors", rabbitmq::permissions),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// A test at whose end the log has been searched for secrets. Ignored where the broker is not installed and need not be.
+fn trial<F>(name: &str, test: impl FnOnce() -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = Outcome>,
+{
+    Trial::ignorable_test(name, move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        match runtime.block_on(test()).and_then(|()| log::holds_no_secret()) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) => match error.downcast_ref() {
+                Some(missing @ LocalError::NotInstalled { .. })
+                    if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
+                {
+                    Ok(Completion::ignored_with(missing))
+                }
+                _ => Err(Failed::from(error.to_string())),
+            },
+        }
+    })
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise().into()) }
+}
