@@ -99,6 +99,12 @@ const STRATEGY: (&str, &str) = ("partition.assignment.strategy", "cooperative-st
 /// How long a member may take to do what its group wants.
 const INTERVAL: &str = "max.poll.interval.ms";
 
+/// What turns off that the broker has to prove who it is.
+const UNCHECKED: &[(&str, &str)] = &[
+    ("enable.ssl.certificate.verification", "false"),
+    ("ssl.endpoint.identification.algorithm", "none"),
+];
+
 impl KafkaConfig {
     /// Checks everything that can be checked without a broker.
     ///
@@ -156,6 +162,11 @@ impl KafkaConfig {
                     format!("the property cannot be set: {why}"),
                 );
                 return Err(error.with("property", name));
+            }
+        }
+        for (name, off) in UNCHECKED {
+            if self.properties.get(*name).is_some_and(|value| value == off) {
+                tracing::warn!("{name}={off}: anybody can pretend to be the broker");
             }
         }
         Ok(())
