@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anybroker::{
-    Backend, Broker, Connection, GroupSpec, Memory, Message, Name, Routed, Subscribe, Subscription,
-    TopicSpec,
+    Backend, Broker, Connection, ErrorKind, GroupSpec, Memory, Message, Name, Routed, Subscribe,
+    Subscription, TopicSpec, Transactions,
 };
 use tokio::time::timeout;
 
@@ -46,6 +46,23 @@ fn both(prefetch: usize) -> Subscribe {
 async fn next(subscription: &mut Subscription) -> anybroker::Delivery {
     let next = timeout(Duration::from_secs(10), subscription.next());
     next.await.expect("a delivery within the time").unwrap().expect("a delivery")
+}
+
+#[tokio::test]
+async fn no_transaction_spans_two_brokers() {
+    let there: Arc<dyn Backend> = Arc::new(Memory::new());
+    let routed = Routed::new(Arc::new(Memory::new())).route("there", &there).unwrap();
+    let output = routed.check_output(HERE, THERE, None, &Message::new("x")).await;
+    let input = routed.subscribe_exactly_once(both(10), Transactions::default()).await.map(drop);
+    for error in [output.unwrap_err(), input.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("on another broker"), "{error}");
+    }
+    // One broker alone speaks for itself.
+    let alone = Subscribe::new(THERE, GroupSpec::new(GROUP));
+    let input = routed.subscribe_exactly_once(alone, Transactions::default()).await.map(drop);
+    let error = input.unwrap_err();
+    assert!(error.to_string().contains("the embedded broker"), "{error}");
 }
 
 #[tokio::test]

@@ -129,6 +129,10 @@ impl Backend for Amqp {
         let mut capabilities = Capabilities::all()
             .without(Capability::Compaction, "a queue keeps every message")
             .without(
+                Capability::Transactions,
+                "RabbitMQ cannot publish a message and settle another as one step on quorum queues",
+            )
+            .without(
                 Capability::Offsets,
                 "messages of a queue have no offset; those of a replay have one in their topic",
             );

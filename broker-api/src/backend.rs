@@ -72,6 +72,46 @@ pub trait Backend: Send + Sync + 'static {
     /// [`ErrorKind::Unsupported`], [`ErrorKind::Unauthorized`], or what the connection reports.
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>>;
 
+    /// Joins a group as [`Backend::subscribe`] does, with deliveries that are settled by
+    /// transactions: what [`Settle::settle_with`] is given is published together with the
+    /// settlement, both or neither, and a reader sees it when the transaction is committed.
+    ///
+    /// Behaviour: settlements are gathered as `transactions` says. What is settled in a partition
+    /// is in no transaction before everything below it is settled too. Closing the source, and
+    /// giving a partition up, commits what is settled. Whoever was replaced in the group commits
+    /// nothing any more. A transaction that cannot be committed is an error of the source, and
+    /// what was in it comes back to the group.
+    ///
+    /// # Errors
+    /// As [`Backend::subscribe`]; by default [`ErrorKind::Unsupported`].
+    async fn subscribe_exactly_once(
+        &self,
+        subscribe: Subscribe,
+        transactions: Transactions,
+    ) -> Result<Box<dyn Source>> {
+        let _ = transactions;
+        let topic = subscribe.topics.first().copied();
+        let none = || Error::new(ErrorKind::Invalid, "subscribe", "no topic is named");
+        Err(unsupported(self, topic.ok_or_else(none)?, Capability::Transactions))
+    }
+
+    /// Whether a message can be published to `topic` by the transaction that settles a delivery of
+    /// `input`; it checks whatever [`Backend::publish`] would.
+    ///
+    /// # Errors
+    /// Those that publishing would give, transient ones too; by default
+    /// [`ErrorKind::Unsupported`].
+    async fn check_output(
+        &self,
+        input: Name,
+        topic: Name,
+        partition: Option<u32>,
+        message: &Message,
+    ) -> Result<()> {
+        let _ = (topic, partition, message);
+        Err(unsupported(self, input, Capability::Transactions))
+    }
+
     /// Reads a topic without a group: nobody's position moves, settling a delivery has no effect.
     /// The source ends by itself where [`Until::CaughtUp`] is asked for: after the last message
     /// that was stored when the call was made.
@@ -176,6 +216,15 @@ pub trait Source: Send {
 pub trait Settle: Send + Sync {
     /// The message is done: by acknowledging or by rejecting it.
     fn settle(&self, token: u64, settlement: Settlement);
+
+    /// The message is done, together with these messages: they are published and it is settled, or
+    /// neither, and then it comes again. Only for deliveries of
+    /// [`Backend::subscribe_exactly_once`]; their deadlines do not count, and they are confirmed
+    /// when the transaction is committed. Of others it settles nothing, so they come again.
+    fn settle_with(&self, token: u64, settlement: Settlement, outputs: Vec<Outgoing>) {
+        let _ = (settlement, outputs);
+        tracing::error!(token, "a message that no transaction settles was to be settled by one");
+    }
 
     /// The message is to be delivered again, before later messages of its partition that were not
     /// handed out yet; several of one partition in their order there. The message is given back,
@@ -300,6 +349,22 @@ impl Subscribe {
     }
 }
 
+/// When the transaction is committed that settles what a consumer has handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transactions {
+    /// As soon as so many messages are done, at least 1.
+    pub messages: usize,
+    /// Or so long after the first of them.
+    pub wait: Duration,
+}
+
+impl Default for Transactions {
+    /// A thousand messages, or 100 ms.
+    fn default() -> Self {
+        Self { messages: 1_000, wait: Duration::from_millis(100) }
+    }
+}
+
 /// A reading without a group.
 #[derive(Debug, Clone)]
 pub struct Read {
@@ -348,6 +413,22 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     }
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
         (**self).subscribe(subscribe).await
+    }
+    async fn subscribe_exactly_once(
+        &self,
+        subscribe: Subscribe,
+        transactions: Transactions,
+    ) -> Result<Box<dyn Source>> {
+        (**self).subscribe_exactly_once(subscribe, transactions).await
+    }
+    async fn check_output(
+        &self,
+        input: Name,
+        topic: Name,
+        partition: Option<u32>,
+        message: &Message,
+    ) -> Result<()> {
+        (**self).check_output(input, topic, partition, message).await
     }
     async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
         (**self).read(read).await

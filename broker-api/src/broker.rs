@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::backend::{Backend, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Read, Receipt, Subscribe};
+use crate::backend::{
+    Backend, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Read, Receipt, Subscribe, Transactions,
+};
 use crate::capabilities::Capabilities;
 use crate::consumer::Watches;
 use crate::error::{Error, ErrorKind, Result};
@@ -155,15 +157,23 @@ impl Broker {
         for topic in &subscribe.topics {
             check_pair(*topic, subscribe.group.name)?;
         }
-        self.subscribe_unchecked(subscribe).await
+        self.subscribe_unchecked(subscribe, None).await
     }
 
     /// Joins a group also in topics whose names are made from its own, for which the names that
     /// were checked leave room.
-    pub(crate) async fn subscribe_unchecked(&self, subscribe: Subscribe) -> Result<Subscription> {
+    pub(crate) async fn subscribe_unchecked(
+        &self,
+        subscribe: Subscribe,
+        transactions: Option<Transactions>,
+    ) -> Result<Subscription> {
         self.check_open("subscribe")?;
         let received = self.inner.telemetry.received(Some(subscribe.group.name), &subscribe.topics);
-        let source = self.inner.backend.subscribe(subscribe).await?;
+        let backend = &self.inner.backend;
+        let source = match transactions {
+            None => backend.subscribe(subscribe).await?,
+            Some(transactions) => backend.subscribe_exactly_once(subscribe, transactions).await?,
+        };
         Ok(Subscription::new(source, received, self.inner.counts.clone()))
     }
 

@@ -23,6 +23,9 @@ pub enum Capability {
     AddPartitions,
     /// How many messages a group has not settled can be asked.
     Lag,
+    /// A message can be settled together with what is published for it, both or neither
+    /// ([`Consumer::exactly_once`](crate::Consumer::exactly_once)).
+    Transactions,
 }
 
 /// What a backend can do for one topic: everything but what is listed as missing.
@@ -66,6 +69,7 @@ impl fmt::Display for Capability {
             Self::Compaction => "compaction",
             Self::AddPartitions => "adding partitions",
             Self::Lag => "lag",
+            Self::Transactions => "transactions",
         })
     }
 }

@@ -33,6 +33,11 @@ impl Confirm {
         (Self { answer: Answer::Channel(sender), permit: Some(permit), sending }, receiver)
     }
 
+    /// A confirm of what a transaction publishes: only `sending` is told.
+    pub(crate) fn of_output(sending: Sending) -> Self {
+        Self { answer: Answer::Call(Box::new(drop)), permit: None, sending: Some(sending) }
+    }
+
     /// A confirm that calls a function, for a backend that wraps others.
     pub fn from_fn(answer: impl FnOnce(Result<Receipt>) + Send + 'static) -> Self {
         Self { answer: Answer::Call(Box::new(answer)), permit: None, sending: None }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::backend::{Settle, Settlement};
+use crate::backend::{Outgoing, Settle, Settlement};
 use crate::message::Message;
 use crate::name::Name;
 
@@ -39,6 +39,10 @@ pub(crate) struct Settler {
 impl Settler {
     pub(crate) fn done(self, settlement: Settlement) {
         self.settle.settle(self.token, settlement);
+    }
+
+    pub(crate) fn done_with(self, outputs: Vec<Outgoing>) {
+        self.settle.settle_with(self.token, Settlement::Ack, outputs);
     }
 
     pub(crate) fn requeue(self, message: Message) {

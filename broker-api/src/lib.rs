@@ -31,7 +31,7 @@ mod watermark;
 
 pub use backend::{
     Backend, DEFAULT_PREFETCH, DEFAULT_PUBLISH_TIMEOUT, GroupSpec, Order, Outgoing, Read, Receipt,
-    Settle, Settlement, Source, Start, Subscribe, Until,
+    Settle, Settlement, Source, Start, Subscribe, Transactions, Until,
 };
 pub use broker::{Broker, Settings};
 pub use capabilities::{Capabilities, Capability};

@@ -139,6 +139,41 @@ impl Publish {
         self.hand_over(deadline).await
     }
 
+    /// Checks and completes the message, to be published by the transaction that settles a delivery
+    /// of `input`. It waits for room, and holds none: what is done and waits for its transaction is
+    /// bounded by the prefetch, and must not keep what has to be done before it from publishing.
+    ///
+    /// # Errors
+    /// Those of [`Publish::enqueue`], and what publishing it would be answered as far as it is
+    /// known now.
+    pub(crate) async fn prepare(self, input: Name) -> Result<Outgoing> {
+        let Self { broker, topic, message, partition, timeout, due, checked } = self;
+        let began = Instant::now();
+        let deadline = began + timeout;
+        let counts = broker.inner.counts.clone();
+        let mut sending =
+            broker.inner.telemetry.sending(topic, message.as_ref().ok(), began, counts);
+        let mut to = To { topic, partition, due };
+        let prepared = async {
+            let admitted = admit(&broker, &mut to, message, checked, &mut sending, deadline);
+            let (message, _) = admitted.await?;
+            let checked =
+                broker.inner.backend.check_output(input, to.topic, to.partition, &message);
+            checked.await?;
+            Ok(message)
+        };
+        let message = match prepared.await {
+            Ok(message) => message,
+            Err(error) => {
+                sending.refused(&error);
+                return Err(error);
+            }
+        };
+        sending.handed_over(&message);
+        let confirm = Confirm::of_output(sending);
+        Ok(Outgoing { topic: to.topic, partition: to.partition, message, deadline, confirm })
+    }
+
     async fn hand_over(self, deadline: Instant) -> Result<Confirmation> {
         let Self { broker, topic, message, partition, timeout, due, checked } = self;
         let began = deadline - timeout;

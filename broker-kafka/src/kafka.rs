@@ -1,35 +1,35 @@
 //! The backend.
 
+mod join;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use broker_api::{
-    Backend, Capabilities, Connection, Error, ErrorKind, GroupSpec, Health, Name, Outgoing, Read,
-    Result, Source, Subscribe, TopicDescription, TopicSpec,
+    Backend, Capabilities, Connection, Error, ErrorKind, GroupSpec, Health, Message, Name,
+    Outgoing, Read, Result, Source, Subscribe, TopicDescription, TopicSpec, Transactions,
 };
 use rdkafka::admin::AdminClient;
 use rdkafka::config::FromClientConfigAndContext as _;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
 use rdkafka::producer::Producer as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::Instant;
 
-use crate::config::{GroupProtocol, KafkaConfig};
+use crate::config::KafkaConfig;
 use crate::delivered::Producer;
-use crate::elsewhere::Elsewhere;
-use crate::error::{self, Report};
+use crate::error::Report;
 use crate::group;
+use crate::known::Known;
 use crate::lag::Lags;
 use crate::link::Link;
 use crate::lookup;
-use crate::member::{Member, Membership};
-use crate::poll::Task;
+use crate::member::Member;
 use crate::properties::creation_error;
 use crate::publisher::Publisher;
 use crate::reading::Reading;
-use crate::rebalance::Rebalance;
 use crate::topics::{Logged, Topics};
 
 /// How long closing waits for the confirmations of what was published.
@@ -51,6 +51,7 @@ pub struct Kafka {
     topics: Mutex<Option<Arc<Topics>>>,
     members: Arc<Members>,
     lags: Arc<Lags>,
+    known: Known,
     tasks: Arc<[AbortHandle]>,
     runtime: Handle,
     /// Whether `close` was called: readings end.
@@ -101,6 +102,7 @@ impl Kafka {
             publisher,
             topics: Mutex::new(Some(topics)),
             members: Arc::default(),
+            known: Known::default(),
             tasks: tasks.iter().map(|task| task.abort_handle()).collect(),
             runtime: Handle::current(),
             closed: watch::Sender::new(false),
@@ -133,41 +135,26 @@ impl Backend for Kafka {
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
-        const OPERATION: &str = "subscribe";
-        let topics = self.topics(OPERATION)?;
-        if subscribe.topics.is_empty() {
-            return Err(Error::new(ErrorKind::Invalid, OPERATION, "no topic is named"));
-        }
-        let mut counts = Vec::new();
-        for topic in &subscribe.topics {
-            counts.push((*topic, topics.partition_count(*topic, OPERATION).await?));
-        }
-        let timeout = self.config.revoke_timeout.min(self.config.max_poll_interval() / 2);
-        let member = Arc::new(Member::new(&subscribe, timeout, self.link.clone()));
-        let client = self.config.member(subscribe.group.name);
-        let context = Rebalance { member: member.clone() };
-        let (topics, runtime) = (Arc::downgrade(&topics), self.runtime.clone());
-        let kip_848 = self.config.group_protocol == GroupProtocol::Consumer;
-        let membership = Membership { member: member.clone() };
-        let joining = member.clone();
-        let joined = blocking(OPERATION, move || {
-            let consumer = StreamConsumer::from_config_and_context(&client, context);
-            let consumer = consumer.map_err(|error| creation_error(error, OPERATION))?;
-            let consumer = Elsewhere::new(consumer);
-            for (topic, partitions) in counts {
-                group::declare(&*consumer, topic, partitions, &subscribe.group, OPERATION)?;
-            }
-            let names: Vec<_> = subscribe.topics.iter().map(|topic| topic.as_str()).collect();
-            consumer.subscribe(&names).map_err(|error| error::error(error, OPERATION))?;
-            // Begun here, so that it leaves in order also where nobody waits for it any more: one
-            // of KIP-848 that does not keeps its partitions until its session is over.
-            runtime.spawn(Task { consumer, member: joining, topics, kip_848 }.run());
-            Ok(())
-        });
-        joined.await?;
-        // Closed meanwhile: nobody would close this one.
-        self.members.add(&member)?;
-        Ok(Box::new(membership))
+        self.join(subscribe, None).await
+    }
+
+    async fn subscribe_exactly_once(
+        &self,
+        subscribe: Subscribe,
+        transactions: Transactions,
+    ) -> Result<Box<dyn Source>> {
+        self.join(subscribe, Some(transactions)).await
+    }
+
+    async fn check_output(
+        &self,
+        _: Name,
+        topic: Name,
+        partition: Option<u32>,
+        message: &Message,
+    ) -> Result<()> {
+        let topics = self.topics("publish")?;
+        self.known.check(&topics, topic, partition, message).await
     }
 
     async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
@@ -183,6 +170,7 @@ impl Backend for Kafka {
     async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
         let created = self.topics("create_topic")?.create(spec).await;
         self.publisher.forget(spec.name);
+        self.known.forget(spec.name);
         created
     }
 
@@ -193,12 +181,14 @@ impl Backend for Kafka {
     async fn add_partitions(&self, topic: Name, total: u32) -> Result<()> {
         let added = self.topics("add_partitions")?.add_partitions(topic, total).await;
         self.publisher.forget(topic);
+        self.known.forget(topic);
         added
     }
 
     async fn delete_topic(&self, topic: Name) -> Result<()> {
         let deleted = self.topics("delete_topic")?.delete(topic).await;
         self.publisher.forget(topic);
+        self.known.forget(topic);
         if deleted.is_ok() {
             self.members.lose(topic);
         }

@@ -26,6 +26,7 @@ mod error;
 mod group;
 mod in_flight;
 mod kafka;
+mod known;
 mod lag;
 mod link;
 mod lookup;
@@ -41,6 +42,8 @@ mod rebalance;
 mod record;
 mod topic;
 mod topics;
+mod transactions;
+mod transactor;
 
 pub use config::{GroupProtocol, KafkaConfig, Sasl, SecurityProtocol, Tls};
 pub use kafka::Kafka;

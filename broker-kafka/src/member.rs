@@ -4,13 +4,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use broker_api::{ConsumerHealth, Delivery, Error, ErrorKind, Name, Result, Source, Subscribe};
+use broker_api::{
+    ConsumerHealth, Delivery, Error, ErrorKind, Name, Result, Source, Subscribe, Transactions,
+};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::error::Report;
 use crate::link::{Link, Statistics};
 use crate::ownership::Ownership;
+use crate::transactions::Pending;
 
 /// What is buffered for all partitions of a member together, and for one of them, in bytes.
 const BUFFER: usize = 32 * 1024 * 1024;
@@ -23,6 +26,8 @@ pub(crate) struct Member {
     /// How long a partition that is to be given up waits for its messages in flight.
     pub(crate) revoke_timeout: Duration,
     pub(crate) link: Arc<Link>,
+    /// What waits for a transaction, if it settles by those. Nothing else commits its positions.
+    pub(crate) pending: Option<Pending>,
     /// How many deliveries are handed out and not settled.
     out: AtomicUsize,
     /// Whether somebody waits for `ready`: most settlements need not wake anybody.
@@ -76,13 +81,19 @@ struct Status {
 }
 
 impl Member {
-    pub(crate) fn new(subscribe: &Subscribe, revoke_timeout: Duration, link: Arc<Link>) -> Self {
+    pub(crate) fn new(
+        subscribe: &Subscribe,
+        transactions: Option<Transactions>,
+        revoke_timeout: Duration,
+        link: Arc<Link>,
+    ) -> Self {
         Self {
             topics: subscribe.topics.clone(),
             group: subscribe.group.name,
             prefetch: subscribe.prefetch.max(1),
             revoke_timeout,
             link,
+            pending: transactions.map(Pending::new),
             out: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             ready: Notify::new(),

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use broker_api::{Delivery, Message, Name, Received, Settle, Settlement, Watermark};
+use broker_api::{Delivery, Message, Name, Outgoing, Received, Settle, Settlement, Watermark};
 
 use crate::member::Member;
+use crate::transactions::{Done, Pending};
 
 /// What a buffered message costs besides its bytes, roughly.
 const OVERHEAD_BYTES: usize = 192;
@@ -39,6 +40,10 @@ struct State {
     fetched_bytes: usize,
     /// Handed out and come back, to go out again before all else.
     returned: BTreeMap<u64, Message>,
+    /// Of a member that settles by transactions: what is done and in none yet, with its outputs.
+    done: BTreeMap<u64, Vec<Outgoing>>,
+    /// Whether a transaction with something of it was begun and has not come to be yet.
+    in_transaction: bool,
     /// The position that librdkafka was last told.
     stored: u64,
     /// Whether fetching is paused because too much is buffered.
@@ -94,7 +99,8 @@ impl Ownership {
             into.push(self.delivery(offset, message, times.unwrap_or_default()));
             room -= 1;
         }
-        let take = room.min(fetched.len());
+        let fresh = self.member.pending.as_ref().is_none_or(Pending::has_room);
+        let take = if fresh { room.min(fetched.len()) } else { 0 };
         for (offset, message) in fetched.drain(..take) {
             *fetched_bytes -= size(&message);
             handed_out.get_or_insert_with(|| Watermark::new(offset)).track(offset, 0);
@@ -144,7 +150,38 @@ impl Ownership {
     /// Whether everything that is out was settled or came back.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.lock();
-        state.handed_out.as_ref().is_none_or(|out| out.unsettled() == state.returned.len())
+        let Some(out) = &state.handed_out else { return true };
+        // What is done after something that came back is no transaction's: it comes again with it.
+        let uncommitted = state.done.range(..out.position()).next().is_some();
+        out.unsettled() == state.returned.len() && !uncommitted && !state.in_transaction
+    }
+
+    /// What is done up to the position, for a transaction.
+    pub(crate) fn take_done(self: &Arc<Self>) -> Option<Done> {
+        let mut state = self.lock();
+        let position = state.handed_out.as_ref()?.position();
+        let later = state.done.split_off(&position);
+        let done = std::mem::replace(&mut state.done, later);
+        if done.is_empty() {
+            return None;
+        }
+        state.in_transaction = true;
+        drop(state);
+        if let Some(pending) = &self.member.pending {
+            pending.remove(done.len());
+        }
+        let outputs = done.into_values().flatten().collect();
+        Some(Done { ownership: self.clone(), position, outputs })
+    }
+
+    /// The transaction with what was taken last was committed.
+    pub(crate) fn is_committed(&self) {
+        self.lock().in_transaction = false;
+    }
+
+    /// Whether it was given up or lost.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.lock().gone
     }
 
     /// It was given up or lost.
@@ -155,6 +192,10 @@ impl Ownership {
         state.gone = true;
         state.returned = BTreeMap::new();
         state.handed_out = None;
+        let done = std::mem::take(&mut state.done);
+        if let Some(pending) = &self.member.pending {
+            pending.remove(done.len());
+        }
     }
 
     /// Whether it is not to be given up.
@@ -168,10 +209,32 @@ impl Ownership {
 }
 
 impl Settle for Ownership {
-    fn settle(&self, offset: u64, _: Settlement) {
+    fn settle(&self, offset: u64, settlement: Settlement) {
+        if self.member.pending.is_some() {
+            return self.settle_with(offset, settlement, Vec::new());
+        }
         // Kafka has nowhere to put what was rejected: both mean that it does not come again.
         if let Some(out) = &mut self.lock().handed_out {
             out.settle(offset);
+        }
+        self.member.came_back(self, false);
+    }
+
+    fn settle_with(&self, offset: u64, _: Settlement, outputs: Vec<Outgoing>) {
+        let Some(pending) = &self.member.pending else {
+            // Its outputs would be nobody's, so it stays unsettled.
+            return tracing::error!(topic = %self.topic, offset, "no transaction settles it");
+        };
+        let settled = {
+            let mut state = self.lock();
+            let settled = state.handed_out.as_mut().and_then(|out| out.settle(offset)).is_some();
+            if settled {
+                state.done.insert(offset, outputs);
+            }
+            settled
+        };
+        if settled && pending.add() {
+            self.member.work.notify_one();
         }
         self.member.came_back(self, false);
     }
@@ -216,7 +279,7 @@ mod tests {
         let topic = Name::new("topic");
         let subscribe = Subscribe::new(topic, GroupSpec::new(Name::new("group")));
         let timeout = std::time::Duration::from_secs(1);
-        let member = Member::new(&subscribe, timeout, Arc::new(Link::new()));
+        let member = Member::new(&subscribe, None, timeout, Arc::new(Link::new()));
         let ownership = Ownership::new(topic, 0, Arc::new(member));
         let mut messages = (0..count).map(|offset| (offset, Message::new("x"))).collect();
         ownership.buffer(&mut messages, 1 << 20);

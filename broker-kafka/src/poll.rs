@@ -24,6 +24,7 @@ use crate::ownership::Ownership;
 use crate::rebalance::{Rebalance, begin_again, give_up, invalid};
 use crate::record;
 use crate::topics::Topics;
+use crate::transactions::Transactions;
 
 /// What the stream gives.
 type Item<'a> = Result<BorrowedMessage<'a>, KafkaError>;
@@ -64,20 +65,25 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Polls until the membership is over, whatever the application does, and leaves the group.
-    pub(crate) async fn run(self) {
+    /// Polls until the membership is over, whatever the application does, and leaves the group. What
+    /// is settled is committed by `transactions`, where there are some.
+    pub(crate) async fn run(self, mut transactions: Option<Transactions>) {
         // Declared after the consumer, so dropped before it when the runtime is shut down: the
         // consumer's last revocation is not deferred then.
         let ending = Ending(self.member.clone());
-        self.poll().await;
+        self.poll(&mut transactions).await;
+        let finished = match transactions {
+            Some(transactions) => transactions.finish(&self.consumer).await,
+            None => Ok(()),
+        };
         if self.kip_848 && !self.member.has_joined() {
             self.finish_joining().await;
         }
-        let flushed = leave(self.consumer, &self.member).await;
-        ending.0.end(flushed);
+        let left = leave(self.consumer, &self.member).await;
+        ending.0.end(finished.map_err(|error| unsure(&error)).and(left));
     }
 
-    async fn poll(&self) {
+    async fn poll(&self, transactions: &mut Option<Transactions>) {
         let Self { consumer, member, .. } = self;
         let mut stream = pin!(consumer.stream());
         let mut route = Route::default();
@@ -89,6 +95,7 @@ impl Task {
             let deadline = member.revocation_deadline();
             tokio::select! {
                 () = member.work.notified() => {}
+                () = ready(transactions) => {}
                 _ = store.tick() => {
                     self.store(&member.owned());
                     self.look_whether_joined();
@@ -117,6 +124,9 @@ impl Task {
                 }
             }
             self.keep_house();
+            if let Some(transactions) = transactions {
+                transactions.keep(consumer);
+            }
         }
     }
 
@@ -315,7 +325,9 @@ impl Task {
 
     /// Tells librdkafka the positions that moved.
     fn store(&self, owned: &[Arc<Ownership>]) {
-        self.warn("storing positions", store(&self.consumer, owned));
+        if self.member.pending.is_none() {
+            self.warn("storing positions", store(&self.consumer, owned));
+        }
     }
 
     fn warn(&self, what: &str, done: Result<(), KafkaError>) {
@@ -323,6 +335,14 @@ impl Task {
             tracing::warn!(%error, group = %self.member.group, "{what}");
             self.member.link.note(format!("{what}: {error}"));
         }
+    }
+}
+
+/// Waits until something is to be done about transactions.
+async fn ready(transactions: &mut Option<Transactions>) {
+    match transactions {
+        Some(transactions) => transactions.ready().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -367,10 +387,15 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
     let leaving = spawn_blocking({
         let member = member.clone();
         move || {
-            if let Err(error) = store(&consumer, &owned) {
-                tracing::warn!(%error, group = %member.group, "storing the last positions");
-            }
-            let committed = commit(&consumer);
+            let committed = match member.pending {
+                None => {
+                    if let Err(error) = store(&consumer, &owned) {
+                        tracing::warn!(%error, group = %member.group, "storing the last positions");
+                    }
+                    commit(&consumer)
+                }
+                Some(_) => Ok(()),
+            };
             owned.iter().for_each(|ownership| ownership.end());
             member.closing.store(true, Ordering::Release);
             if owned.is_empty() {
@@ -383,11 +408,7 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
             committed
         }
     });
-    let failed = |error: Error| {
-        let text = format!("what was settled last may come back: {}", error.message());
-        let error = Error::new(error.kind(), "close", text).indeterminate();
-        Err(Report::of(&error))
-    };
+    let failed = |error: Error| Err(unsure(&error));
     match timeout(LEAVE + member.revoke_timeout, leaving).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(error))) => failed(error::error(error, "close")),
@@ -397,6 +418,11 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
             failed(Error::new(ErrorKind::Timeout, "close", text))
         }
     }
+}
+
+fn unsure(error: &Error) -> Report {
+    let text = format!("what was settled last may come back: {}", error.message());
+    Report::of(&Error::new(error.kind(), "close", text).indeterminate())
 }
 
 /// Where messages go: consecutive ones mostly to the same partition.

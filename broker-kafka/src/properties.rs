@@ -5,6 +5,7 @@ use std::time::Duration;
 use broker_api::{Error, ErrorKind, Name, Result};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
+use uuid::Uuid;
 
 use crate::config::{GroupProtocol, KafkaConfig, SecurityProtocol};
 
@@ -26,7 +27,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("request.required.acks", "a confirmed message is stored by all replicas in sync"),
     ("enable.idempotence", "messages are neither duplicated nor reordered by a retry"),
     ("enable.gapless.guarantee", "one bad message must not fail its neighbours"),
-    ("transactional.id", "this backend publishes without transactions"),
+    ("transactional.id", "each member that settles by transactions has one of its own"),
+    ("isolation.level", "what was published by a transaction is there once that is committed"),
     ("message.send.max.retries", "a message is sent again until its deadline"),
     ("retries", "a message is sent again until its deadline"),
     ("partitioner", "a key has the same partition on every broker"),
@@ -88,6 +90,10 @@ const CONSUMER: &[(&str, &str)] = &[
     ("queued.max.messages.kbytes", "32768"),
     ("queued.min.messages", "100000"),
 ];
+
+/// After which silence a broker takes back what a transaction has begun whose client died. Readers
+/// wait so long, and a whole number of times what the broker takes to look.
+const TRANSACTION_TIMEOUT: (&str, &str) = ("transaction.timeout.ms", "10000");
 
 /// For each message a batch of its own, so a refused one takes no others with it.
 const ALONE: (&str, &str) = ("batch.num.messages", "1");
@@ -198,6 +204,33 @@ impl KafkaConfig {
     pub(crate) fn lone_producer(&self) -> ClientConfig {
         let mut client = self.client(PRODUCER);
         client.set(ALONE.0, ALONE.1);
+        client
+    }
+
+    /// The properties of the client that settles by transactions.
+    pub(crate) fn transactor(&self, group: Name) -> ClientConfig {
+        let mut client = self.client(PRODUCER);
+        if !self.properties.contains_key(TRANSACTION_TIMEOUT.0) {
+            client.set(TRANSACTION_TIMEOUT.0, TRANSACTION_TIMEOUT.1);
+        }
+        if let Some(limit) = client.get(TRANSACTION_TIMEOUT.0).map(str::to_owned) {
+            // A message cannot be sent for longer than its transaction lasts.
+            client.set("message.timeout.ms", limit);
+        }
+        // The broker needs a moment between two transactions, and says so by refusing.
+        client.set("retry.backoff.ms", "5").set("retry.backoff.max.ms", "100");
+        // A new one each time: members are told apart by the group's generations (KIP-447).
+        client.set("transactional.id", format!("{group}.{}", Uuid::now_v7()));
+        // Nobody reads the statistics of this one.
+        client.set("statistics.interval.ms", "0");
+        client
+    }
+
+    /// The properties of a member of a group that settles by transactions.
+    pub(crate) fn transactional_member(&self, group: Name) -> ClientConfig {
+        let mut client = self.member(group);
+        // So it also waits, where it begins, for what a transaction before it has begun.
+        client.set("enable.auto.commit", "false").set("isolation.level", "read_committed");
         client
     }
 
@@ -433,6 +466,8 @@ mod tests {
                 config.producer(),
                 config.lone_producer(),
                 config.member(group),
+                config.transactional_member(group),
+                config.transactor(group),
                 config.reader("group"),
             ] {
                 if let Err(error) = client.create_native_config() {

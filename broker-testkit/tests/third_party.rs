@@ -187,8 +187,10 @@ impl Backend for Counter {
     }
 
     fn capabilities(&self, _: Name) -> Capabilities {
-        use Capability::{AddPartitions, Balance, Compaction, Lag, Replay, StartPosition};
-        let lacks = [Replay, StartPosition, Balance, Compaction, AddPartitions, Lag];
+        use Capability::{
+            AddPartitions, Balance, Compaction, Lag, Replay, StartPosition, Transactions,
+        };
+        let lacks = [Replay, StartPosition, Balance, Compaction, AddPartitions, Lag, Transactions];
         lacks
             .into_iter()
             .fold(Capabilities::all(), |c, lack| c.without(lack, "a post office only forwards"))

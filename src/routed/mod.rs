@@ -6,8 +6,9 @@ mod routes;
 use std::sync::Arc;
 
 use broker_api::{
-    Backend, Capabilities, Connection, GroupSpec, Health, Name, Outgoing, Read, Result, Source,
-    Subscribe, TopicDescription, TopicSpec, async_trait,
+    Backend, Capabilities, Connection, Error, ErrorKind, GroupSpec, Health, Message, Name,
+    Outgoing, Read, Result, Source, Subscribe, TopicDescription, TopicSpec, Transactions,
+    async_trait,
 };
 
 use merged::Merged;
@@ -101,6 +102,31 @@ impl Backend for Routed {
         Ok(Box::new(Merged::new(sources, subscribe.prefetch)))
     }
 
+    async fn subscribe_exactly_once(
+        &self,
+        subscribe: Subscribe,
+        transactions: Transactions,
+    ) -> Result<Box<dyn Source>> {
+        let index = subscribe.topics.first().map_or(0, |topic| self.index(*topic));
+        if let Some(other) = subscribe.topics.iter().find(|topic| self.index(**topic) != index) {
+            return Err(elsewhere("subscribe", *other));
+        }
+        self.backends[index].subscribe_exactly_once(subscribe, transactions).await
+    }
+
+    async fn check_output(
+        &self,
+        input: Name,
+        topic: Name,
+        partition: Option<u32>,
+        message: &Message,
+    ) -> Result<()> {
+        if self.index(input) != self.index(topic) {
+            return Err(elsewhere("publish", topic));
+        }
+        self.of(topic).check_output(input, topic, partition, message).await
+    }
+
     async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
         self.of(read.topic).read(read).await
     }
@@ -160,6 +186,13 @@ impl std::fmt::Debug for Routed {
         let systems: Vec<_> = self.backends.iter().map(|backend| backend.system()).collect();
         f.debug_struct("Routed").field("backends", &systems).field("routes", &self.routes).finish()
     }
+}
+
+/// The error for what one transaction would have to do on two brokers.
+fn elsewhere(operation: &'static str, topic: Name) -> Error {
+    let text = "transactions is not supported by routed: the topic is on another broker than the \
+                messages that are settled, and no transaction spans both";
+    Error::new(ErrorKind::Unsupported, operation, text).with("topic", topic)
 }
 
 fn badness(connection: &Connection) -> u8 {

@@ -15,7 +15,6 @@ use super::held::{Held, Verdict};
 use super::job::{Work, panic_text};
 use super::session::{Input, Session};
 use super::{Consumer, Context, Failure};
-use crate::backend::Settlement;
 use crate::error::Result;
 use crate::message::MessageId;
 
@@ -141,7 +140,7 @@ where
             }
             match self.decode(&held) {
                 Ok(value) => {
-                    let context = held.begin(&self.broker);
+                    let context = held.begin(&self.broker, self.exactly_once);
                     let known = self.is_done(&context).await;
                     if matches!(known, Ok(false)) {
                         values.push((value, context));
@@ -174,7 +173,7 @@ where
                 continue;
             }
             let Err(failure) = outcome else {
-                held.settle(Settlement::Ack);
+                held.handled();
                 continue;
             };
             match (self.failed(&mut held, failure), key) {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::backend::Outgoing;
 use crate::broker::Broker;
 use crate::delivery::Received;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::name::Name;
 use crate::publish::{Confirmation, Publish};
@@ -19,13 +20,32 @@ struct Inner {
     received: Arc<Received>,
     attempt: u32,
     broker: Broker,
-    /// What the handler published and did not wait for.
-    outputs: Mutex<Vec<Confirmation>>,
+    /// What the handler published.
+    outputs: Mutex<Outputs>,
+}
+
+enum Outputs {
+    /// Handed over, and not waited for yet.
+    Published(Vec<Confirmation>),
+    /// To be published by the transaction that settles the message.
+    Kept(Vec<Outgoing>),
+    /// Given to that transaction: nothing can be added.
+    Given,
 }
 
 impl Context {
-    pub(crate) fn new(received: Arc<Received>, attempt: u32, broker: Broker) -> Self {
-        Self(Arc::new(Inner { received, attempt, broker, outputs: Mutex::default() }))
+    /// `exactly_once` keeps what the handler publishes, for the transaction.
+    pub(crate) fn new(
+        received: Arc<Received>,
+        attempt: u32,
+        broker: Broker,
+        exactly_once: bool,
+    ) -> Self {
+        let outputs = Mutex::new(match exactly_once {
+            true => Outputs::Kept(Vec::new()),
+            false => Outputs::Published(Vec::new()),
+        });
+        Self(Arc::new(Inner { received, attempt, broker, outputs }))
     }
 
     /// The message as it came: key, headers, id, timestamp, payload.
@@ -63,8 +83,14 @@ impl Context {
     /// message is acknowledged; if it fails, so has the handler. It belongs to the same
     /// conversation: its correlation id is that of this message, or else this message's id.
     ///
+    /// With [`Consumer::exactly_once`](crate::Consumer::exactly_once) it is kept until the handler
+    /// has ended well, and published by the transaction that settles this message; of an attempt
+    /// that failed nothing is published.
+    ///
     /// # Errors
-    /// Those of [`Publish::enqueue`](crate::Publish::enqueue).
+    /// Those of [`Publish::enqueue`](crate::Publish::enqueue). With `exactly_once` also those of
+    /// publishing it, as far as they are known now; and [`ErrorKind::Closed`] after the handler
+    /// has ended.
     pub async fn publish<T>(&self, topic: Topic<T>, value: &T) -> Result<()> {
         self.publish_outcome(self.0.broker.publish(topic, value)).await
     }
@@ -78,21 +104,47 @@ impl Context {
             Some(conversation) => publish.correlation_id(conversation),
             None => publish,
         };
-        let confirmation = publish.enqueue().await?;
-        self.outputs().push(confirmation);
-        Ok(())
+        if matches!(*self.outputs(), Outputs::Published(_)) {
+            let confirmation = publish.enqueue().await?;
+            if let Outputs::Published(published) = &mut *self.outputs() {
+                published.push(confirmation);
+            }
+            return Ok(());
+        }
+        let output = publish.prepare(self.topic()).await?;
+        match &mut *self.outputs() {
+            Outputs::Kept(kept) => {
+                kept.push(output);
+                Ok(())
+            }
+            _ => {
+                let text = "the message is settled, and nothing can be published with it any more";
+                Err(Error::new(ErrorKind::Closed, "publish", text).with("topic", output.topic))
+            }
+        }
     }
 
     /// Waits until everything published through this context is confirmed.
     pub(crate) async fn confirmed(&self) -> Result<()> {
-        let outputs = std::mem::take(&mut *self.outputs());
-        for confirmation in outputs {
+        let published = match &mut *self.outputs() {
+            Outputs::Published(published) => std::mem::take(published),
+            _ => Vec::new(),
+        };
+        for confirmation in published {
             confirmation.await?;
         }
         Ok(())
     }
 
-    fn outputs(&self) -> std::sync::MutexGuard<'_, Vec<Confirmation>> {
+    /// What the transaction has to publish that settles the message.
+    pub(crate) fn give_outputs(&self) -> Vec<Outgoing> {
+        match std::mem::replace(&mut *self.outputs(), Outputs::Given) {
+            Outputs::Kept(kept) => kept,
+            _ => Vec::new(),
+        }
+    }
+
+    fn outputs(&self) -> std::sync::MutexGuard<'_, Outputs> {
         self.0.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

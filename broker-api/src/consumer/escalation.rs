@@ -88,6 +88,24 @@ impl Escalation {
         Ok(())
     }
 
+    /// Whether a transaction that settles a message can publish to its stations.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where a station is on another
+    /// broker than the topic.
+    pub(super) async fn check_outputs(&self, broker: &Broker) -> Result<()> {
+        let end = match self.end {
+            End::DeadLetter { topic, .. } => Some(topic),
+            _ => None,
+        };
+        let probe = Message::new("").with_key("");
+        for station in self.delays.iter().map(|(_, topic)| *topic).chain(end) {
+            let backend = &broker.inner.backend;
+            backend.check_output(self.topic, station, None, &probe).await?;
+        }
+        Ok(())
+    }
+
     /// The topic whose messages come back at once: redriven ones.
     pub(super) fn immediate(&self) -> Option<Name> {
         match self.end {

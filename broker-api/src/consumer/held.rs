@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::backlog::Key;
 use super::retry::Pauses;
 use super::{Context, Failure, Retry};
-use crate::backend::Settlement;
+use crate::backend::{Outgoing, Settlement};
 use crate::broker::Broker;
 use crate::dead_letter::headers::History;
 use crate::delivery::{Delivery, Received, Settler};
@@ -28,6 +28,8 @@ pub(super) struct Held {
     pauses: Option<Pauses>,
     /// That it is counted as being here, from when it may be handled.
     counted: Option<Counted>,
+    /// The attempt that was begun last, where what it publishes is settled with the message.
+    attempt: Option<Context>,
 }
 
 /// What a failure of the handler means.
@@ -53,6 +55,7 @@ impl Held {
             settler,
             pauses: None,
             counted: None,
+            attempt: None,
         })
     }
 
@@ -70,7 +73,8 @@ impl Held {
                 redeliveries: received.redeliveries,
             };
             let received = Arc::new(received);
-            Self { received, history, delivered, settler, pauses: None, counted: None }
+            let (pauses, counted, attempt) = (None, None, None);
+            Self { received, history, delivered, settler, pauses, counted, attempt }
         })
     }
 
@@ -87,9 +91,12 @@ impl Held {
     }
 
     /// Begins an attempt.
-    pub(super) fn begin(&mut self, broker: &Broker) -> Context {
+    pub(super) fn begin(&mut self, broker: &Broker, exactly_once: bool) -> Context {
         self.history.attempts = self.history.attempts.saturating_add(1);
-        Context::new(self.received.clone(), self.history.attempts, broker.clone())
+        let (received, attempt) = (self.received.clone(), self.history.attempts);
+        let context = Context::new(received, attempt, broker.clone(), exactly_once);
+        self.attempt = exactly_once.then(|| context.clone());
+        context
     }
 
     /// The attempt that was begun last has failed.
@@ -130,9 +137,24 @@ impl Held {
         self.settler.as_ref().is_none_or(Settler::is_live)
     }
 
+    /// It was handled by the last attempt.
+    pub(super) fn handled(mut self) {
+        match self.attempt.take().map(|attempt| attempt.give_outputs()) {
+            Some(outputs) if !outputs.is_empty() => self.settle_with(outputs),
+            _ => self.settle(Settlement::Ack),
+        }
+    }
+
     pub(super) fn settle(mut self, settlement: Settlement) {
         if let Some(settler) = self.settler.take() {
             settler.done(settlement);
+        }
+    }
+
+    /// Settles it by the transaction that publishes these.
+    pub(super) fn settle_with(mut self, outputs: Vec<Outgoing>) {
+        if let Some(settler) = self.settler.take() {
+            settler.done_with(outputs);
         }
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) circuit: Option<Circuit>,
     pub(super) dedup: Option<Arc<dyn Dedup>>,
     pub(super) group: Name,
+    /// Whether messages are settled together with what is published for them.
+    pub(super) exactly_once: bool,
     pub(super) escalation: Escalation,
     pub(super) handler: F,
     pub(super) stopping: Stopping,
@@ -77,11 +79,11 @@ where
                 Ok(value) => value,
                 Err(error) => return self.give_up(held, error, false).await,
             };
-            let context = held.begin(&self.broker);
+            let context = held.begin(&self.broker, self.exactly_once);
             let Some(ended) = self.attempt(&held, value, context).await else { return Ok(()) };
             let failure = match ended {
                 Ok(()) => {
-                    held.settle(Settlement::Ack);
+                    held.handled();
                     return Ok(());
                 }
                 Err(failure) => failure,
@@ -220,15 +222,22 @@ impl<T, F> Work<T, F> {
         }
     }
 
-    /// Publishes the message to its next station, and settles it only when that is confirmed;
-    /// `false` if the consumer stopped before.
+    /// Publishes the message to its next station, and settles it only when that is confirmed, or
+    /// by the transaction that does both; `false` if the consumer stopped before.
     async fn move_on(&self, held: Held, to: Name, message: Message) -> Result<bool> {
         let mut pauses = Retry::forever().pauses();
         loop {
             let published = self.broker.publish_message(to, message.clone()).with_any_headers();
-            let error = match published.await {
-                Ok(_) => {
-                    held.settle(Settlement::Ack);
+            let moved = match self.exactly_once {
+                true => published.prepare(held.received().topic).await.map(Some),
+                false => published.await.map(|_| None),
+            };
+            let error = match moved {
+                Ok(output) => {
+                    match output {
+                        Some(output) => held.settle_with(vec![output]),
+                        None => held.settle(Settlement::Ack),
+                    }
                     return Ok(true);
                 }
                 Err(error) if error.is_permanent() => return Err(error),

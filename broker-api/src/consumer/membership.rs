@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::Retry;
-use crate::backend::Subscribe;
+use crate::backend::{Subscribe, Transactions};
 use crate::broker::Broker;
 use crate::delivery::Delivery;
 use crate::error::{Error, Result};
@@ -17,6 +17,8 @@ const BATCH: usize = 256;
 pub(crate) struct Membership {
     broker: Broker,
     subscribe: Subscribe,
+    /// How it settles by transactions, if it does.
+    transactions: Option<Transactions>,
     state: State,
     failures: u32,
 }
@@ -27,9 +29,13 @@ enum State {
 }
 
 impl Membership {
-    pub(crate) fn new(broker: Broker, subscribe: Subscribe) -> Self {
-        let state = State::Joining(join(broker.clone(), subscribe.clone(), 0));
-        Self { broker, subscribe, state, failures: 0 }
+    pub(crate) fn new(
+        broker: Broker,
+        subscribe: Subscribe,
+        transactions: Option<Transactions>,
+    ) -> Self {
+        let state = State::Joining(join(broker.clone(), subscribe.clone(), transactions, 0));
+        Self { broker, subscribe, transactions, state, failures: 0 }
     }
 
     /// The next deliveries. Cancel-safe.
@@ -49,8 +55,8 @@ impl Membership {
     pub(crate) fn rejoin(&mut self, error: &Error) {
         tracing::warn!(%error, group = %self.subscribe.group.name, "the consumer joins its group again");
         self.failures += 1;
-        self.state =
-            State::Joining(join(self.broker.clone(), self.subscribe.clone(), self.failures));
+        let (broker, subscribe) = (self.broker.clone(), self.subscribe.clone());
+        self.state = State::Joining(join(broker, subscribe, self.transactions, self.failures));
     }
 
     pub(crate) async fn close(self) -> Result<()> {
@@ -64,6 +70,7 @@ impl Membership {
 fn join(
     broker: Broker,
     subscribe: Subscribe,
+    transactions: Option<Transactions>,
     failures: u32,
 ) -> BoxFuture<'static, Result<Subscription>> {
     Box::pin(async move {
@@ -71,6 +78,6 @@ fn join(
             let pause = Retry::forever().pauses().nth(before.min(16) as usize);
             sleep(pause.unwrap_or_default()).await;
         }
-        broker.subscribe_unchecked(subscribe).await
+        broker.subscribe_unchecked(subscribe, transactions).await
     })
 }

@@ -8,6 +8,7 @@ mod control;
 mod dedup;
 mod delayed;
 mod escalation;
+mod exactly_once;
 mod failure;
 mod group;
 mod held;
@@ -40,7 +41,7 @@ pub use retry::Retry;
 pub use service::{Failed, Handler, Handling, Layered, Request};
 pub(crate) use watch::Watches;
 
-use crate::backend::{GroupSpec, Order, Start, Subscribe};
+use crate::backend::{GroupSpec, Order, Start, Subscribe, Transactions};
 use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -88,6 +89,7 @@ pub struct Consumer<T: 'static> {
     control: Control,
     breaker: Option<Breaker>,
     dedup: Option<Arc<dyn Dedup>>,
+    exactly_once: Option<Transactions>,
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -109,6 +111,7 @@ impl Broker {
             control: Control::new(),
             breaker: None,
             dedup: None,
+            exactly_once: None,
             stop: None,
         }
     }
@@ -209,8 +212,15 @@ impl<T: 'static> Consumer<T> {
     /// Joins the group and gives its deliveries to be settled by hand.
     ///
     /// # Errors
-    /// Those of [`Broker::subscribe`].
+    /// Those of [`Broker::subscribe`]; [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) with
+    /// [`Consumer::exactly_once`].
     pub async fn subscribe(self) -> Result<Subscription> {
+        if self.exactly_once.is_some() {
+            return Err(exactly_once::refused(
+                "there is no handler whose outcomes it could settle",
+            )
+            .with("topic", self.topic.name()));
+        }
         let subscribe = self.subscription()?;
         self.broker.subscribe(subscribe).await
     }

@@ -10,7 +10,7 @@ use super::held::Held;
 use super::job::{Stopping, Work};
 use super::membership::Membership;
 use super::watch::InHand;
-use super::{Consumer, Control};
+use super::{Consumer, Control, exactly_once};
 use crate::backend::Order;
 use crate::error::Result;
 use crate::name::Name;
@@ -35,24 +35,36 @@ impl<T: 'static, F> Session<T, F> {
         let escalation = consumer.escalation()?;
         let broker = consumer.broker;
         broker.check_open("consume")?;
+        let transactions = consumer.exactly_once;
+        if transactions.is_some() {
+            exactly_once::check(&broker, consumer.topic.name(), consumer.dedup.is_some())?;
+        }
         let stop = Stop { until: consumer.stop, closing: broker.inner.closing.subscribe() };
 
         let topic = consumer.topic.name();
         let (group, keyed) = (subscribe.group.name, subscribe.group.order == Order::Key);
         let in_hand = InHand::of(&broker.inner.watches, topic, group);
-        if let Err(error) = escalation.create(&broker).await {
+        let created = async {
+            escalation.create(&broker).await?;
+            match transactions {
+                Some(_) => escalation.check_outputs(&broker).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = created.await {
             in_hand.ended(Some(&error));
             return Err(error);
         }
         subscribe.topics.extend(escalation.immediate());
         let delayed = escalation.delayed(subscribe.prefetch);
-        let delayed = delayed.map(|subscribe| Membership::new(broker.clone(), subscribe));
+        let delayed =
+            delayed.map(|subscribe| Membership::new(broker.clone(), subscribe, transactions));
         let telemetry = broker.inner.telemetry.consuming(topic, group);
         let inputs = Inputs {
             topic,
             telemetry: telemetry.clone(),
             delayed: Delayed::new(topic, delayed),
-            membership: Membership::new(broker.clone(), subscribe),
+            membership: Membership::new(broker.clone(), subscribe, transactions),
         };
         let work = Work {
             broker,
@@ -62,6 +74,7 @@ impl<T: 'static, F> Session<T, F> {
             circuit: consumer.breaker.map(Circuit::new),
             dedup: consumer.dedup,
             group,
+            exactly_once: transactions.is_some(),
             escalation,
             handler,
             stopping: Stopping::default(),

@@ -22,7 +22,7 @@ use self::member::Member;
 use self::reader::Reader;
 use self::server::Server;
 use crate::backend::{Backend, GroupSpec, Outgoing, Read, Source, Subscribe};
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, Capability};
 use crate::error::Result;
 use crate::health::Health;
 use crate::name::Name;
@@ -125,7 +125,10 @@ impl Backend for Memory {
     }
 
     fn capabilities(&self, _: Name) -> Capabilities {
-        Capabilities::all()
+        Capabilities::all().without(
+            Capability::Transactions,
+            "the embedded broker settles a message and publishes others one after the other",
+        )
     }
 
     fn publish(&self, outgoing: Outgoing) {

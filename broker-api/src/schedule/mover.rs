@@ -91,7 +91,7 @@ impl<'a> Mover<'a> {
 
     /// One membership, which ends in order: what is being moved is moved, the rest handed back.
     async fn stay(&self, mut stop: watch::Receiver<bool>) -> Result<Left> {
-        let mut membership = Membership::new(self.broker.clone(), self.subscribe());
+        let mut membership = Membership::new(self.broker.clone(), self.subscribe(), None);
         let mut waiting: BinaryHeap<Reverse<Waiting>> = BinaryHeap::new();
         let mut moving = FuturesUnordered::new();
         let mut turn = 0;

@@ -33,14 +33,14 @@ async fn a_member_gets_everything(settings: impl Fn(KafkaConfig) -> KafkaConfig)
     let (topic, group) = (Name::new("topic"), Name::new("group"));
     let subscribe = Subscribe::new(topic, GroupSpec::new(group));
     let link = Arc::new(Link::new());
-    let member = Arc::new(Member::new(&subscribe, config.revoke_timeout, link.clone()));
+    let member = Arc::new(Member::new(&subscribe, None, config.revoke_timeout, link.clone()));
     let context = Rebalance { member: member.clone() };
     let consumer = StreamConsumer::from_config_and_context(&config.member(group), context);
     let consumer = Elsewhere::new(consumer.unwrap());
     consumer.subscribe(&[topic.as_str()]).unwrap();
     let kip_848 = config.group_protocol == GroupProtocol::Consumer;
     let task = Task { consumer, member: member.clone(), topics: Weak::new(), kip_848 };
-    tokio::spawn(task.run());
+    tokio::spawn(task.run(None));
 
     let mut source = Membership { member };
     let mut partitions = Vec::new();

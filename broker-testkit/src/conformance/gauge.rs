@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use broker_api::{
-    Backend, Capabilities, Confirm, GroupSpec, Health, Name, Outgoing, Read, Result, Source,
-    Subscribe, TopicDescription, TopicSpec, async_trait,
+    Backend, Capabilities, Confirm, GroupSpec, Health, Message, Name, Outgoing, Read, Result,
+    Source, Subscribe, TopicDescription, TopicSpec, Transactions, async_trait,
 };
 
 /// The bytes of messages between publishing and confirming, on their way through here.
@@ -67,6 +67,24 @@ impl Backend for Gauge {
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
         self.inner.subscribe(subscribe).await
+    }
+
+    async fn subscribe_exactly_once(
+        &self,
+        subscribe: Subscribe,
+        transactions: Transactions,
+    ) -> Result<Box<dyn Source>> {
+        self.inner.subscribe_exactly_once(subscribe, transactions).await
+    }
+
+    async fn check_output(
+        &self,
+        input: Name,
+        topic: Name,
+        partition: Option<u32>,
+        message: &Message,
+    ) -> Result<()> {
+        self.inner.check_output(input, topic, partition, message).await
     }
 
     async fn read(&self, read: Read) -> Result<Box<dyn Source>> {

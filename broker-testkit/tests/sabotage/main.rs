@@ -31,6 +31,7 @@ macro_rules! found {
 mod broken;
 mod flawed;
 mod runtime;
+mod together;
 mod told;
 
 use broken::{Broken, Flaw};

@@ -8,6 +8,8 @@ mod close;
 mod concurrency;
 mod dead_letter;
 mod errors;
+mod exactly_once;
+mod exactly_once_churn;
 mod foreign;
 mod groups;
 mod handler;
@@ -60,6 +62,8 @@ pub fn all() -> impl Iterator<Item = Case> {
         stop::CASES,
         schedule::CASES,
         request::CASES,
+        exactly_once::CASES,
+        exactly_once_churn::CASES,
         // Last, because they wait for all others to end.
         outage::CASES,
     ]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use broker_api::{Broker, Bytes, Context, Message, Name, Retry};
 
+use super::exactly_once_churn::outputs_of_transactions_are_seen_once_through_an_outage;
 use super::request::a_request_survives_an_outage;
 use super::schedule::a_scheduled_message_survives_an_outage;
 use crate::conformance::bench::Bench;
@@ -27,6 +28,7 @@ cases! { super::OUTAGE;
     closing_during_an_outage_ends,
     a_scheduled_message_survives_an_outage,
     a_request_survives_an_outage,
+    outputs_of_transactions_are_seen_once_through_an_outage [Transactions],
 }
 
 /// How long a publish may take here: longer than any broker takes to start.

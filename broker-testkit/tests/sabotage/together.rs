@@ -1,0 +1,263 @@
+//! Transactions with one flaw, on the in-memory broker, which has none of its own: nobody but this
+//! process sees what is in between.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use broker_api::limits::check_size;
+use broker_api::{
+    Backend, Capabilities, Delivery, GroupSpec, Health, Memory, Message, Name, Outgoing, Read,
+    Result, Settle, Settlement, Source, Subscribe, TopicDescription, TopicSpec, Transactions,
+    async_trait,
+};
+use broker_testkit::conformance::{self, Fixture, Outcome};
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    ForgetsOutputs,
+    SettlesNothing,
+    PublishesWhatIsDoneFirst,
+    PublishesTwice,
+    TakesAnyOutput,
+}
+
+struct Together {
+    inner: Arc<Memory>,
+    flaw: Option<Flaw>,
+}
+
+#[async_trait]
+impl Backend for Together {
+    fn system(&self) -> &'static str {
+        "together"
+    }
+
+    fn capabilities(&self, _: Name) -> Capabilities {
+        Capabilities::all()
+    }
+
+    fn publish(&self, outgoing: Outgoing) {
+        self.inner.publish(outgoing);
+    }
+
+    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
+        self.inner.subscribe(subscribe).await
+    }
+
+    async fn subscribe_exactly_once(
+        &self,
+        subscribe: Subscribe,
+        _: Transactions,
+    ) -> Result<Box<dyn Source>> {
+        let source = self.inner.subscribe(subscribe).await?;
+        let (broker, flaw, open) = (self.inner.clone(), self.flaw, Mutex::default());
+        Ok(Box::new(TogetherSource { source, ledger: Arc::new(Ledger { broker, flaw, open }) }))
+    }
+
+    async fn check_output(
+        &self,
+        _: Name,
+        topic: Name,
+        _: Option<u32>,
+        message: &Message,
+    ) -> Result<()> {
+        if self.flaw == Some(Flaw::TakesAnyOutput) {
+            return Ok(());
+        }
+        let topic = self.inner.describe_topic(topic).await?;
+        check_size(message, topic.max_message_bytes.unwrap_or(usize::MAX))
+    }
+
+    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
+        self.inner.read(read).await
+    }
+
+    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
+        self.inner.create_topic(spec).await
+    }
+
+    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
+        self.inner.describe_topic(topic).await
+    }
+
+    async fn delete_topic(&self, topic: Name) -> Result<()> {
+        self.inner.delete_topic(topic).await
+    }
+
+    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
+        self.inner.declare_group(topic, group).await
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+type Place = (Name, u32);
+
+/// What was handed out, by partition and offset, with its outputs once it is done.
+struct Ledger {
+    broker: Arc<Memory>,
+    flaw: Option<Flaw>,
+    open: Mutex<HashMap<Place, BTreeMap<u64, Entry>>>,
+}
+
+struct Entry {
+    settle: Arc<dyn Settle>,
+    done: Option<Vec<Outgoing>>,
+}
+
+impl Ledger {
+    fn open(&self) -> MutexGuard<'_, HashMap<Place, BTreeMap<u64, Entry>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is done up to here is published and settled.
+    fn done(&self, place: Place, offset: u64, outputs: Vec<Outgoing>) {
+        let mut open = self.open();
+        let entries = open.entry(place).or_default();
+        if self.flaw == Some(Flaw::PublishesWhatIsDoneFirst) {
+            if let Some(entry) = entries.remove(&offset) {
+                self.commit(offset, entry, outputs);
+            }
+            return;
+        }
+        if let Some(entry) = entries.get_mut(&offset) {
+            entry.done = Some(outputs);
+        }
+        while let Some(mut first) = entries.first_entry()
+            && let Some(outputs) = first.get_mut().done.take()
+        {
+            let offset = *first.key();
+            self.commit(offset, first.remove(), outputs);
+        }
+    }
+
+    fn commit(&self, offset: u64, entry: Entry, outputs: Vec<Outgoing>) {
+        for output in outputs {
+            match self.flaw {
+                Some(Flaw::ForgetsOutputs) => continue,
+                Some(Flaw::PublishesTwice) => self.broker.publish(Outgoing {
+                    message: output.message.clone(),
+                    confirm: broker_api::Confirm::from_fn(drop),
+                    ..output
+                }),
+                _ => {}
+            }
+            self.broker.publish(output);
+        }
+        if self.flaw != Some(Flaw::SettlesNothing) {
+            entry.settle.settle(offset, Settlement::Ack);
+        }
+    }
+}
+
+struct TogetherSource {
+    source: Box<dyn Source>,
+    ledger: Arc<Ledger>,
+}
+
+#[async_trait]
+impl Source for TogetherSource {
+    async fn next(&mut self, max: usize) -> Result<Option<Vec<Delivery>>> {
+        let Some(batch) = self.source.next(max).await? else { return Ok(None) };
+        let together = batch.into_iter().map(|delivery| {
+            let received = delivery.received();
+            let place = (received.topic, received.partition);
+            let offset = received.offset.unwrap_or_default();
+            let ledger = self.ledger.clone();
+            delivery.map_settle(|settle| {
+                ledger
+                    .open()
+                    .entry(place)
+                    .or_default()
+                    .insert(offset, Entry { settle: settle.clone(), done: None });
+                Arc::new(TogetherSettle { settle, ledger, place })
+            })
+        });
+        Ok(Some(together.collect()))
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.source.close().await
+    }
+}
+
+/// Its token is the offset, as that of the in-memory broker is.
+struct TogetherSettle {
+    settle: Arc<dyn Settle>,
+    ledger: Arc<Ledger>,
+    place: Place,
+}
+
+impl Settle for TogetherSettle {
+    fn settle(&self, token: u64, _: Settlement) {
+        self.ledger.done(self.place, token, Vec::new());
+    }
+
+    fn settle_with(&self, token: u64, _: Settlement, outputs: Vec<Outgoing>) {
+        self.ledger.done(self.place, token, outputs);
+    }
+
+    fn requeue(&self, token: u64, message: Message) {
+        self.ledger.open().entry(self.place).or_default().remove(&token);
+        self.settle.requeue(token, message);
+    }
+
+    fn is_live(&self, token: u64) -> bool {
+        self.settle.is_live(token)
+    }
+}
+
+fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
+    let case = conformance::cases().find(|c| c.name() == case);
+    let case = case.unwrap_or_else(|| panic!("the suite has no such case"));
+    conformance::check(&case, move || async move {
+        let memory = Memory::new();
+        let fixture = Fixture::new(move || {
+            let inner = Arc::new(memory.connect());
+            async move { Ok(Together { inner, flaw }) }
+        });
+        // What has to be missed is missed sooner than a real broker would need.
+        Ok(fixture.patience(Duration::from_secs(3)))
+    })
+}
+
+found! {
+    forgetting_outputs_is_found: ForgetsOutputs
+        by "exactly_once::outputs_and_settlements_come_together" saying "of 100 had come";
+    forgetting_a_dead_letter_is_found: ForgetsOutputs
+        by "exactly_once::a_dead_letter_and_its_settlement_come_together" saying "of 2 had come";
+    settling_nothing_is_found: SettlesNothing
+        by "exactly_once::outputs_and_settlements_come_together"
+        saying "not settled although it was published";
+    settling_nothing_of_a_batch_is_found: SettlesNothing
+        by "exactly_once::a_batch_is_settled_with_its_outputs"
+        saying "not settled although it was published";
+    settling_no_dead_letter_is_found: SettlesNothing
+        by "exactly_once::a_dead_letter_and_its_settlement_come_together"
+        saying "not settled although it is in the dead letters";
+    settling_nothing_that_is_put_off_is_found: SettlesNothing
+        by "exactly_once::a_delayed_retry_and_its_settlement_come_together" saying "put off";
+    settling_nothing_at_the_end_is_found: SettlesNothing
+        by "exactly_once::what_is_done_is_committed_when_the_consumer_stops"
+        saying "not settled although it was done";
+    publishing_before_earlier_messages_are_done_is_found: PublishesWhatIsDoneFirst
+        by "exactly_once::outputs_come_in_the_order_of_their_messages_whatever_is_done_first"
+        saying "seen before what comes before it was done";
+    publishing_what_comes_again_is_found: PublishesWhatIsDoneFirst
+        by "exactly_once::what_is_not_committed_is_not_seen_and_comes_again"
+        saying "seen without having been committed";
+    publishing_twice_is_found: PublishesTwice
+        by "exactly_once::members_that_come_go_and_vanish_publish_every_output_once"
+        saying "the outputs of one key";
+    taking_any_output_is_found: TakesAnyOutput
+        by "exactly_once::an_output_that_cannot_be_published_is_a_failure_of_its_handler"
+        saying "the outputs";
+}
