@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::cost::Latencies;
 use crate::load::{Item, Ledger, Load};
+use crate::row::Work;
 
 /// How messages are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) enum Publishing {
     Pipelined,
     /// So many tasks, each awaiting every confirmation.
     Tasks(usize),
+    /// So many a second, as if pipelined.
+    Paced(u32),
 }
 
 /// How many messages are unconfirmed at most where they are pipelined.
@@ -31,6 +34,11 @@ pub(crate) trait Contender: Send + Sync {
     /// As it stands in the table.
     fn name(&self) -> &'static str;
 
+    /// Whether it does this kind of work.
+    fn does(&self, _: Work) -> bool {
+        true
+    }
+
     /// By how much less it is given to do, because it is so slow.
     fn slowness(&self) -> usize {
         1
@@ -40,8 +48,8 @@ pub(crate) trait Contender: Send + Sync {
     /// before messages come.
     async fn create(&self, topic: &str, partitions: u32) -> Result<(), BoxError>;
 
-    /// Publishes the load; every message is confirmed when this returns. How long each awaited
-    /// confirmation took is noted.
+    /// Publishes the load; every message is confirmed when this returns. How long each confirmation
+    /// took that was awaited by itself is noted.
     async fn publish(
         &self,
         topic: &str,
@@ -51,8 +59,8 @@ pub(crate) trait Contender: Send + Sync {
     ) -> Result<(), BoxError>;
 
     /// Consumes until the ledger is complete, settling each message; all is settled when this
-    /// returns.
-    async fn consume(&self, topic: &str, ledger: Ledger) -> Result<(), BoxError>;
+    /// returns the ledger.
+    async fn consume(&self, topic: &str, ledger: Ledger) -> Result<Ledger, BoxError>;
 
     /// Deletes what [`Contender::create`] made.
     async fn delete(&self, topic: &str) -> Result<(), BoxError>;

@@ -1,15 +1,19 @@
-//! What work costs: time, and the CPU time of this process, in which only the clients run.
+//! What work costs: time, CPU time and memory of this process, in which only the clients run.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use broker_api::BoxError;
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::allocations;
+
 /// Where the clocks stood when the work began.
 pub(crate) struct Watch {
     began: Instant,
     cpu: Duration,
+    allocations: u64,
 }
 
 /// What a number of messages cost.
@@ -18,16 +22,23 @@ pub(crate) struct Cost {
     pub(crate) messages: usize,
     pub(crate) elapsed: Duration,
     pub(crate) cpu: Duration,
+    /// Where they were counted.
+    pub(crate) allocations: u64,
 }
 
 impl Watch {
     pub(crate) fn start() -> Self {
-        Self { began: Instant::now(), cpu: cpu_time() }
+        let (cpu, allocations) = (cpu_time(), allocations::counted());
+        Self { began: Instant::now(), cpu, allocations }
     }
 
-    pub(crate) fn stop(self, messages: usize) -> Cost {
-        let cpu = cpu_time().saturating_sub(self.cpu);
-        Cost { messages, elapsed: self.began.elapsed(), cpu }
+    pub(crate) fn stop(&self, messages: usize) -> Cost {
+        Cost {
+            messages,
+            elapsed: self.began.elapsed(),
+            cpu: cpu_time().saturating_sub(self.cpu),
+            allocations: allocations::counted() - self.allocations,
+        }
     }
 }
 
@@ -49,7 +60,20 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// How long each of many calls took, from a microsecond to a minute, to three digits.
+/// Has the largest memory measured from now on.
+pub(crate) fn forget_peak() -> Result<(), BoxError> {
+    Ok(fs::write("/proc/self/clear_refs", "5")?)
+}
+
+/// The most memory that this process had in use since [`forget_peak`], in MiB.
+pub(crate) fn peak_mib() -> Result<f64, BoxError> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|peak| peak.split_whitespace().next()).ok_or("no VmHWM in /proc")?;
+    Ok(kib.parse::<f64>()? / 1_024.0)
+}
+
+/// How long each of many things took, from a microsecond to a minute, to three digits.
 pub(crate) struct Latencies(Histogram<u32>);
 
 impl Latencies {
@@ -61,6 +85,10 @@ impl Latencies {
         self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
 
+    pub(crate) fn add(&mut self, others: &Self) -> Result<(), BoxError> {
+        Ok(self.0.add(&others.0)?)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -68,5 +96,23 @@ impl Latencies {
     /// In microseconds.
     pub(crate) fn percentile(&self, percent: f64) -> u64 {
         self.0.value_at_percentile(percent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_of_memory_is_seen_and_forgotten() {
+        const MIB: usize = 1 << 20;
+        forget_peak().unwrap();
+        let before = peak_mib().unwrap();
+        let large = std::hint::black_box(vec![1_u8; 64 * MIB]);
+        let with = peak_mib().unwrap();
+        assert!(with > before + 60.0, "{before} {with} {}", large.len());
+        drop(large);
+        forget_peak().unwrap();
+        assert!(peak_mib().unwrap() < with - 60.0);
     }
 }

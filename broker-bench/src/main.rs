@@ -4,6 +4,7 @@
 //! disturbs the machine disturbs all. No figure is printed for messages that were not all
 //! confirmed, received once and in the order of their keys.
 
+mod allocations;
 mod contender;
 mod cost;
 mod kafka;
@@ -11,11 +12,13 @@ mod load;
 mod ours;
 mod rabbitmq;
 mod row;
+mod table;
+mod typed;
 
 use std::process::ExitCode;
 
 use broker_amqp::{Amqp, AmqpConfig};
-use broker_api::{BoxError, Broker, Memory};
+use broker_api::{BoxError, Broker, Bytes, Memory};
 use broker_kafka::{Kafka, KafkaConfig};
 use broker_testkit::brokers::RealBroker;
 use broker_testkit::local::RabbitMqVersion;
@@ -26,6 +29,8 @@ use contender::{Contender, Publishing};
 use load::Load;
 use ours::Ours;
 use row::{Measured, Work, measure};
+use table::table;
+use typed::Typed;
 
 /// Compares anybroker with the raw clients, in one run on the same brokers: those of KAFKA_BROKERS
 /// and RABBITMQ_URL, otherwise local ones that are started for it.
@@ -37,10 +42,13 @@ struct Arguments {
     /// Only rows whose name contains this.
     #[arg(long, default_value = "")]
     row: String,
+    /// Only contenders whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Rounds of each row; the median counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Messages of each row and round on Kafka and memory; RabbitMQ gets a tenth.
+    /// Messages of each row and round on Kafka; RabbitMQ gets a fifth, memory a quarter.
     #[arg(long, default_value_t = 500_000)]
     messages: usize,
     /// Bytes of each payload.
@@ -77,11 +85,17 @@ struct Row {
     measured: Vec<Measured>,
 }
 
-const ROWS: [(&str, Work, usize); 4] = [
+/// How long messages are sent at a fixed rate.
+const SECONDS: usize = 5;
+
+/// Each with by how much fewer messages it gets than the first.
+const ROWS: [(&str, Work, usize); 6] = [
     ("publish, pipelined", Work::Publish(Publishing::Pipelined), 1),
     ("publish, 100 tasks", Work::Publish(Publishing::Tasks(100)), 5),
     ("publish, one by one", Work::Publish(Publishing::Tasks(1)), 100),
     ("consume", Work::Consume, 1),
+    ("end to end, 1,000 a second", Work::EndToEnd(Publishing::Paced(1_000)), 100),
+    ("end to end, at full speed", Work::EndToEnd(Publishing::Pipelined), 1),
 ];
 
 #[tokio::main]
@@ -100,6 +114,10 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         [] => vec![Which::Memory, Which::Kafka, Which::Rabbitmq],
         chosen => chosen.to_vec(),
     };
+    if !ROWS.iter().any(|(name, ..)| name.contains(&arguments.row)) {
+        let names = ROWS.map(|(name, ..)| name).join("; ");
+        return Err(format!("no row has {:?} in its name: {names}", arguments.row).into());
+    }
     let mut topics = 0;
     for which in which {
         // Held until its rows are done: a broker started for them ends with it.
@@ -117,10 +135,13 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
             if !name.contains(&arguments.row) {
                 continue;
             }
-            let messages = match (arguments.quick, which) {
-                (true, _) => 2_000,
-                (false, Which::Rabbitmq) => arguments.messages / 10,
-                (false, _) => arguments.messages,
+            let messages = match (arguments.quick, which, work) {
+                (true, ..) => 2_000 / fewer.min(2),
+                (false, _, Work::EndToEnd(Publishing::Paced(rate))) => SECONDS * rate as usize,
+                (false, Which::Rabbitmq, _) => arguments.messages / 5 / fewer,
+                // What it holds is bounded: a backlog of more would not fit.
+                (false, Which::Memory, _) => arguments.messages / 4 / fewer,
+                (false, ..) => arguments.messages / fewer,
             };
             let load = Load { messages, payload_bytes: arguments.payload, keys: arguments.keys };
             let rounds = if arguments.quick { 1 } else { arguments.rounds };
@@ -128,7 +149,6 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
                 topics += 1;
                 format!("bench-{}-{topics}", std::process::id())
             };
-            let load = load.divided_by(fewer);
             let measured =
                 measure(&contenders, work, load, arguments.partitions, rounds, topic).await?;
             show(&Row { broker: format!("{which:?}"), row: name, measured }, arguments.json)?;
@@ -142,50 +162,35 @@ async fn contenders(
     address: &str,
     arguments: &Arguments,
 ) -> Result<Vec<Box<dyn Contender>>, BoxError> {
-    let ours = |broker| -> Box<dyn Contender> { Box::new(Ours::new(broker, arguments.handlers)) };
-    Ok(match which {
-        Which::Memory => vec![ours(Broker::new(Memory::new()))],
-        Which::Kafka => vec![
-            ours(Broker::new(Kafka::connect(KafkaConfig::new(address)).await?)),
-            Box::new(kafka::Best::new(address)?),
-            Box::new(kafka::Readme::new(address)?),
-        ],
-        Which::Rabbitmq => vec![
-            ours(Broker::new(Amqp::connect(AmqpConfig::new(address)).await?)),
-            Box::new(rabbitmq::Best::new(address, arguments.partitions).await?),
-            Box::new(rabbitmq::Readme::new(address, arguments.partitions).await?),
-        ],
-    })
+    let broker = match which {
+        Which::Memory => Broker::new(Memory::new()),
+        Which::Kafka => Broker::new(Kafka::connect(KafkaConfig::new(address)).await?),
+        Which::Rabbitmq => Broker::new(Amqp::connect(AmqpConfig::new(address)).await?),
+    };
+    let mut contenders: Vec<Box<dyn Contender>> = vec![
+        Box::new(Ours::<Bytes>::new(broker.clone(), arguments.handlers)),
+        Box::new(Ours::<Typed>::new(broker, arguments.handlers)),
+    ];
+    match which {
+        Which::Memory => {}
+        Which::Kafka => {
+            contenders.push(Box::new(kafka::Best::new(address, false)?));
+            contenders.push(Box::new(kafka::Best::new(address, true)?));
+            contenders.push(Box::new(kafka::Readme::new(address)?));
+        }
+        Which::Rabbitmq => {
+            contenders.push(Box::new(rabbitmq::Best::new(address, arguments.partitions).await?));
+            contenders.push(Box::new(rabbitmq::Readme::new(address, arguments.partitions).await?));
+        }
+    }
+    contenders.retain(|contender| contender.name().contains(&arguments.only));
+    Ok(contenders)
 }
 
 fn show(row: &Row, json: bool) -> Result<(), BoxError> {
-    if json {
-        println!("{}", serde_json::to_string(row)?);
-        return Ok(());
-    }
-    println!("\n{}: {}", row.broker, row.row);
-    println!(
-        "  {:18} {:>9} {:>21} {:>7} {:>9} {:>7}  latency p50/p99/p99.9 µs",
-        "", "msg/s", "min-max", "ratio", "CPU µs", "ratio"
-    );
-    let ours = row.measured.first();
-    for measured in &row.measured {
-        let ratio = |figure: fn(&Measured) -> f64| {
-            ours.map_or(f64::NAN, |ours| figure(ours) / figure(measured))
-        };
-        let latency =
-            measured.latency_micros.map_or(String::new(), |[a, b, c]| format!("{a}/{b}/{c}"));
-        println!(
-            "  {:18} {:>9.0} {:>10.0}-{:<10.0} {:>7.2} {:>9.2} {:>7.2}  {}",
-            measured.contender,
-            measured.rate_median,
-            measured.rate_min,
-            measured.rate_max,
-            ratio(|m| m.rate_median),
-            measured.cpu_micros_median,
-            ratio(|m| m.cpu_micros_median),
-            latency,
-        );
+    match json {
+        true => println!("{}", serde_json::to_string(row)?),
+        false => println!("{}", table(&row.broker, row.row, &row.measured)),
     }
     Ok(())
 }

@@ -1,37 +1,80 @@
 //! `anybroker` with what a user has by default: confirmed publishing; per-key order, retries armed
 //! and one settlement per message when consuming.
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use broker_api::{BoxError, Broker, Bytes, GroupSpec, Message, Name, Topic, TopicSpec};
+use broker_api::{
+    BoxError, Broker, Bytes, Context, GroupSpec, Message, Name, Publish, Topic, TopicSpec,
+};
 use tokio::sync::Notify;
 
 use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window, by_tasks};
 use crate::cost::Latencies;
 use crate::load::{Item, Ledger, Load};
+use crate::row::Work;
+
+/// What is published and consumed.
+pub(crate) trait Value: Sized + Send + Sync + 'static {
+    const CONTENDER: &'static str;
+
+    /// Whether it is measured in this kind of work.
+    fn does(work: Work) -> bool;
+
+    /// The topic of this name.
+    fn topic(name: Name) -> Topic<Self>;
+
+    /// Publishes a message of the load.
+    fn publish(broker: &Broker, topic: Name, item: Item) -> Publish;
+
+    /// Notes what was received.
+    fn note(&self, context: &Context, ledger: &mut Ledger) -> Result<bool, BoxError>;
+}
+
+impl Value for Bytes {
+    const CONTENDER: &'static str = "anybroker";
+
+    fn does(_: Work) -> bool {
+        true
+    }
+
+    fn topic(name: Name) -> Topic<Self> {
+        Topic::raw("any").named(name)
+    }
+
+    fn publish(broker: &Broker, topic: Name, item: Item) -> Publish {
+        broker.publish_message(topic, Message::new(item.payload).with_key(item.key))
+    }
+
+    fn note(&self, context: &Context, ledger: &mut Ledger) -> Result<bool, BoxError> {
+        let key = context.message().key();
+        ledger.note(key.map(|key| &**key).unwrap_or_default(), self)
+    }
+}
 
 /// A broker through `anybroker`.
-pub(crate) struct Ours {
+pub(crate) struct Ours<V> {
     broker: Broker,
     /// How many messages are handled at a time.
     handlers: usize,
+    value: PhantomData<V>,
 }
 
-impl Ours {
+impl<V> Ours<V> {
     pub(crate) const fn new(broker: Broker, handlers: usize) -> Self {
-        Self { broker, handlers }
-    }
-
-    fn message(item: Item) -> Message {
-        Message::new(item.payload).with_key(item.key)
+        Self { broker, handlers, value: PhantomData }
     }
 }
 
 #[async_trait]
-impl Contender for Ours {
+impl<V: Value> Contender for Ours<V> {
     fn name(&self) -> &'static str {
-        "anybroker"
+        V::CONTENDER
+    }
+
+    fn does(&self, work: Work) -> bool {
+        V::does(work)
     }
 
     async fn create(&self, topic: &str, partitions: u32) -> Result<(), BoxError> {
@@ -50,40 +93,38 @@ impl Contender for Ours {
     ) -> Result<(), BoxError> {
         let topic = Name::intern(topic)?;
         match how {
-            Publishing::Pipelined => {
-                let mut window = Window::new(IN_FLIGHT);
-                for item in load.items() {
-                    let publish = self.broker.publish_message(topic, Self::message(item));
+            Publishing::Pipelined | Publishing::Paced(_) => {
+                let (mut window, mut items) = (Window::new(IN_FLIGHT), load.paced(how));
+                while let Some(item) = items.next().await {
+                    let publish = V::publish(&self.broker, topic, item);
                     window.push(publish.enqueue().await?).await?;
                 }
-                window.finish().await?;
+                window.finish().await
             }
             Publishing::Tasks(tasks) => {
                 let broker = self.broker.clone();
                 let publish = move |item| {
-                    let publish = broker.publish_message(topic, Self::message(item));
+                    let publish = V::publish(&broker, topic, item);
                     async move { publish.await.map(drop) }
                 };
-                by_tasks(load, tasks, latencies, publish).await?;
+                by_tasks(load, tasks, latencies, publish).await
             }
         }
-        Ok(())
     }
 
-    async fn consume(&self, topic: &str, ledger: Ledger) -> Result<(), BoxError> {
-        let topic = Topic::<Bytes>::raw("any").named(Name::intern(topic)?);
+    async fn consume(&self, topic: &str, ledger: Ledger) -> Result<Ledger, BoxError> {
+        let topic = Name::intern(topic)?;
         let noted = Arc::new(Mutex::new((ledger, Ok(false))));
         let done = Arc::new(Notify::new());
         let (handled, stop) = (noted.clone(), done.clone());
-        let consumer = self.broker.consumer(topic, GROUP).concurrency(self.handlers);
+        let consumer = self.broker.consumer(V::topic(topic), GROUP).concurrency(self.handlers);
         consumer
             .until(async move { stop.notified().await })
-            .run(move |payload, context| {
-                let key = context.message().key().cloned().unwrap_or_default();
+            .run(move |value, context| {
                 let mut handled = handled.lock().unwrap_or_else(PoisonError::into_inner);
                 let (ledger, outcome) = &mut *handled;
                 if matches!(outcome, Ok(false)) {
-                    *outcome = ledger.note(&key, &payload);
+                    *outcome = value.note(&context, ledger);
                 }
                 // Complete, or wrong: both end the consumer.
                 if !matches!(outcome, Ok(false)) {
@@ -92,11 +133,12 @@ impl Contender for Ours {
                 async { Ok(()) }
             })
             .await?;
-        let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut noted.1, Ok(false)) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("the consumer ended before everything came".into()),
-            Err(error) => Err(error),
+        let noted = Arc::into_inner(noted).ok_or("the consumer ended and left its handler")?;
+        let (ledger, outcome) = noted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome?;
+        match self.broker.lag(topic, Name::intern(GROUP)?).await? {
+            0 => Ok(ledger),
+            left => Err(format!("{left} messages are not settled though all were handled").into()),
         }
     }
 

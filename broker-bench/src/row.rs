@@ -3,8 +3,9 @@
 use broker_api::BoxError;
 use serde::Serialize;
 
+use crate::allocations;
 use crate::contender::{Contender, Publishing};
-use crate::cost::{Cost, Latencies, Watch};
+use crate::cost::{Cost, Latencies, Watch, forget_peak, peak_mib};
 use crate::load::Load;
 
 /// A kind of work.
@@ -13,6 +14,8 @@ pub(crate) enum Work {
     Publish(Publishing),
     /// A backlog that was published before.
     Consume,
+    /// Both at a time.
+    EndToEnd(Publishing),
 }
 
 /// What one contender needed, over all rounds.
@@ -24,12 +27,26 @@ pub(crate) struct Measured {
     pub(crate) rate_min: f64,
     pub(crate) rate_max: f64,
     pub(crate) cpu_micros_median: f64,
-    /// Percentiles 50, 99 and 99.9 of the time to a confirmation, in microseconds, where each was
-    /// awaited.
+    pub(crate) cpu_micros_min: f64,
+    pub(crate) cpu_micros_max: f64,
+    /// Percentiles 50, 99 and 99.9 in microseconds: of the time to a confirmation where each was
+    /// awaited, of the time from publishing to the handler where both run at a time.
     pub(crate) latency_micros: Option<[u64; 3]>,
+    /// The most memory in use in any round, of this process with all contenders.
+    pub(crate) peak_mib: f64,
+    /// By Rust code, for each message.
+    pub(crate) allocations: f64,
+}
+
+/// What one contender did in one round.
+struct Round {
+    cost: Cost,
+    peak_mib: f64,
 }
 
 /// Runs the rounds. A message that is lost, doubled or out of order is an error, not a figure.
+///
+/// A last round with a part of the load counts allocations, which costs time and so is apart.
 pub(crate) async fn measure(
     contenders: &[Box<dyn Contender>],
     work: Work,
@@ -38,27 +55,36 @@ pub(crate) async fn measure(
     rounds: usize,
     mut topic: impl FnMut() -> String,
 ) -> Result<Vec<Measured>, BoxError> {
-    let mut costs: Vec<Vec<Cost>> = contenders.iter().map(|_| Vec::new()).collect();
+    let contenders: Vec<_> = contenders.iter().filter(|one| one.does(work)).collect();
+    let mut all: Vec<Vec<Round>> = contenders.iter().map(|_| Vec::new()).collect();
     let mut latencies = Vec::new();
-    for _ in contenders {
+    for _ in &contenders {
         latencies.push(Latencies::new()?);
     }
-    for round in 0..rounds {
+    for round in 0..=rounds {
+        let counts = round == rounds;
         for turn in 0..contenders.len() {
             // Another one begins each round, so that none always comes after the same one.
             let number = (turn + round) % contenders.len();
             let (contender, topic) = (&contenders[number], topic());
-            let load = load.divided_by(contender.slowness());
+            let load = load.divided_by(contender.slowness() * if counts { 5 } else { 1 });
             contender.create(&topic, partitions).await?;
-            let cost = one(contender.as_ref(), work, load, &topic, &mut latencies[number]).await;
+            let mut took = Latencies::new()?;
+            forget_peak()?;
+            allocations::count(counts);
+            let done = one(&***contender, work, load, &topic, &mut took).await;
+            allocations::count(false);
             let name = contender.name();
-            costs[number].push(cost.map_err(|error| format!("{name}, {work:?}: {error}"))?);
+            all[number].push(done.map_err(|error| format!("{name}, {work:?}: {error}"))?);
+            if !counts {
+                latencies[number].add(&took)?;
+            }
             contender.delete(&topic).await?;
         }
     }
-    let measured = contenders.iter().zip(costs).zip(latencies);
+    let measured = contenders.iter().zip(all).zip(latencies);
     Ok(measured
-        .map(|((contender, costs), latencies)| summary(contender.name(), costs, &latencies))
+        .map(|((contender, rounds), latencies)| summary(contender.name(), rounds, &latencies))
         .collect())
 }
 
@@ -68,29 +94,46 @@ async fn one(
     load: Load,
     topic: &str,
     latencies: &mut Latencies,
-) -> Result<Cost, BoxError> {
+) -> Result<Round, BoxError> {
     match work {
         Work::Publish(how) => {
             let watch = Watch::start();
             contender.publish(topic, load, how, latencies).await?;
-            let cost = watch.stop(load.messages);
+            let round = Round { cost: watch.stop(load.messages), peak_mib: peak_mib()? };
             // Confirmed is not enough: it has to be there.
-            contender.consume(topic, load.ledger()).await?;
-            Ok(cost)
+            contender.consume(topic, load.ledger()).await?.complete()?;
+            Ok(round)
         }
         Work::Consume => {
             let mut unused = Latencies::new()?;
             let how =
                 if contender.slowness() > 1 { Publishing::Tasks(1) } else { Publishing::Pipelined };
             contender.publish(topic, load, how, &mut unused).await?;
-            let watch = Watch::start();
-            contender.consume(topic, load.ledger()).await?;
-            Ok(watch.stop(load.messages))
+            forget_peak()?;
+            let (cost, _) = contender.consume(topic, load.ledger()).await?.complete()?;
+            Ok(Round { cost, peak_mib: peak_mib()? })
+        }
+        Work::EndToEnd(how) => {
+            let mut unused = Latencies::new()?;
+            let ledger = match how {
+                Publishing::Paced(_) => load.timing_ledger()?,
+                Publishing::Pipelined | Publishing::Tasks(_) => load.ledger(),
+            };
+            let consume = contender.consume(topic, ledger);
+            let publish = contender.publish(topic, load, how, &mut unused);
+            let (consumed, ()) = tokio::try_join!(consume, publish)?;
+            let (cost, took) = consumed.complete()?;
+            if let Some(took) = took {
+                latencies.add(&took)?;
+            }
+            Ok(Round { cost, peak_mib: peak_mib()? })
         }
     }
 }
 
-fn summary(contender: &'static str, costs: Vec<Cost>, latencies: &Latencies) -> Measured {
+fn summary(contender: &'static str, mut rounds: Vec<Round>, latencies: &Latencies) -> Measured {
+    let counted = rounds.pop().map(|round| round.cost);
+    let costs: Vec<_> = rounds.iter().map(|round| round.cost).collect();
     let sorted = |figure: fn(Cost) -> f64| {
         let mut figures: Vec<_> = costs.iter().copied().map(figure).collect();
         figures.sort_by(f64::total_cmp);
@@ -105,7 +148,11 @@ fn summary(contender: &'static str, costs: Vec<Cost>, latencies: &Latencies) -> 
         rate_min: at(&rates, 0),
         rate_max: at(&rates, rates.len().saturating_sub(1)),
         cpu_micros_median: at(&cpu, cpu.len() / 2),
+        cpu_micros_min: at(&cpu, 0),
+        cpu_micros_max: at(&cpu, cpu.len().saturating_sub(1)),
         latency_micros: (!latencies.is_empty())
             .then(|| [50.0, 99.0, 99.9].map(|p| latencies.percentile(p))),
+        peak_mib: rounds.iter().map(|round| round.peak_mib).fold(0.0, f64::max),
+        allocations: counted.map_or(f64::NAN, |c| c.allocations as f64 / c.messages as f64),
     }
 }

@@ -1,24 +1,31 @@
 //! rdkafka as well as we can tune it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use async_trait::async_trait;
 use broker_api::BoxError;
 use rdkafka::Message as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
+use uuid::Uuid;
 
 use crate::contender::{Contender, GROUP, IN_FLIGHT, Publishing, Window, by_tasks};
 use crate::cost::Latencies;
 use crate::load::{Item, Ledger, Load};
+use crate::row::Work;
 
 /// A pipelined `FutureProducer`, and a `StreamConsumer` that stores each offset for the timed commit.
 pub(crate) struct Best {
     brokers: String,
     producer: FutureProducer,
+    /// Whether its records have what ours have: an id and a time.
+    same_records: bool,
 }
 
 impl Best {
-    pub(crate) fn new(brokers: &str) -> Result<Self, BoxError> {
+    pub(crate) fn new(brokers: &str, same_records: bool) -> Result<Self, BoxError> {
         let producer = super::base(brokers)
             .set("acks", "all")
             .set("enable.idempotence", "true")
@@ -27,12 +34,24 @@ impl Best {
             .set("batch.size", "1000000")
             .set("queue.buffering.max.messages", "200000")
             .create()?;
-        Ok(Self { brokers: brokers.into(), producer })
+        Ok(Self { brokers: brokers.into(), producer, same_records })
     }
 }
 
-fn send(producer: &FutureProducer, topic: &str, item: &Item) -> Result<DeliveryFuture, KafkaError> {
-    let record = FutureRecord::to(topic).key(&item.key).payload(&item.payload[..]);
+fn send(
+    producer: &FutureProducer,
+    same_records: bool,
+    topic: &str,
+    item: &Item,
+) -> Result<DeliveryFuture, KafkaError> {
+    let mut record = FutureRecord::to(topic).key(&item.key).payload(&item.payload[..]);
+    if same_records {
+        let id = Uuid::now_v7().hyphenated().to_string();
+        let id = Header { key: "message-id", value: Some(&id) };
+        record = record.headers(OwnedHeaders::new_with_capacity(1).insert(id));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        record = record.timestamp(now.as_millis() as i64);
+    }
     producer.send_result(record).map_err(|(error, _)| error)
 }
 
@@ -43,7 +62,11 @@ async fn confirmed(delivery: DeliveryFuture) -> Result<(), BoxError> {
 #[async_trait]
 impl Contender for Best {
     fn name(&self) -> &'static str {
-        "rdkafka, tuned"
+        if self.same_records { "rdkafka, same record" } else { "rdkafka, tuned" }
+    }
+
+    fn does(&self, work: Work) -> bool {
+        !self.same_records || matches!(work, Work::Publish(Publishing::Pipelined))
     }
 
     async fn create(&self, topic: &str, partitions: u32) -> Result<(), BoxError> {
@@ -58,17 +81,20 @@ impl Contender for Best {
         latencies: &mut Latencies,
     ) -> Result<(), BoxError> {
         match how {
-            Publishing::Pipelined => {
-                let mut window = Window::new(IN_FLIGHT);
-                for item in load.items() {
-                    window.push(confirmed(send(&self.producer, topic, &item)?)).await?;
+            Publishing::Pipelined | Publishing::Paced(_) => {
+                let (mut window, mut items) = (Window::new(IN_FLIGHT), load.paced(how));
+                while let Some(item) = items.next().await {
+                    window
+                        .push(confirmed(send(&self.producer, self.same_records, topic, &item)?))
+                        .await?;
                 }
                 window.finish().await
             }
             Publishing::Tasks(tasks) => {
-                let (producer, topic) = (self.producer.clone(), topic.to_owned());
+                let (producer, same_records) = (self.producer.clone(), self.same_records);
+                let topic = topic.to_owned();
                 let publish = move |item: Item| {
-                    let sent = send(&producer, &topic, &item);
+                    let sent = send(&producer, same_records, &topic, &item);
                     async move { confirmed(sent?).await }
                 };
                 by_tasks(load, tasks, latencies, publish).await
@@ -76,7 +102,7 @@ impl Contender for Best {
         }
     }
 
-    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<(), BoxError> {
+    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<Ledger, BoxError> {
         let consumer: StreamConsumer = super::base(&self.brokers)
             .set("group.id", GROUP)
             .set("auto.offset.reset", "earliest")
@@ -94,7 +120,7 @@ impl Contender for Best {
             }
         }
         consumer.commit_consumer_state(CommitMode::Sync)?;
-        Ok(())
+        Ok(ledger)
     }
 
     async fn delete(&self, topic: &str) -> Result<(), BoxError> {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::contender::{Contender, GROUP, Publishing};
 use crate::cost::Latencies;
 use crate::load::{Ledger, Load};
+use crate::row::Work;
 
 /// Default settings; each delivery awaited, each message committed (`examples/simple_producer.rs`,
 /// `examples/simple_consumer.rs` of rdkafka).
@@ -33,6 +34,10 @@ impl Contender for Readme {
         "rdkafka, README"
     }
 
+    fn does(&self, work: Work) -> bool {
+        !matches!(work, Work::EndToEnd(_))
+    }
+
     fn slowness(&self) -> usize {
         200
     }
@@ -45,10 +50,11 @@ impl Contender for Readme {
         &self,
         topic: &str,
         load: Load,
-        _how: Publishing,
+        how: Publishing,
         latencies: &mut Latencies,
     ) -> Result<(), BoxError> {
-        for item in load.items() {
+        let mut items = load.paced(how);
+        while let Some(item) = items.next().await {
             let began = Instant::now();
             let record = FutureRecord::to(topic).key(&item.key).payload(&item.payload[..]);
             let sent = self.producer.send(record, Duration::ZERO).await;
@@ -58,7 +64,7 @@ impl Contender for Readme {
         Ok(())
     }
 
-    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<(), BoxError> {
+    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<Ledger, BoxError> {
         let consumer: StreamConsumer = super::base(&self.brokers)
             .set("group.id", GROUP)
             .set("enable.auto.commit", "true")
@@ -75,7 +81,7 @@ impl Contender for Readme {
             }
         }
         consumer.commit_consumer_state(CommitMode::Sync)?;
-        Ok(())
+        Ok(ledger)
     }
 
     async fn delete(&self, topic: &str) -> Result<(), BoxError> {

@@ -81,9 +81,9 @@ impl Contender for Best {
         latencies: &mut Latencies,
     ) -> Result<(), BoxError> {
         match how {
-            Publishing::Pipelined => {
-                let mut window = Window::new(IN_FLIGHT);
-                for item in load.items() {
+            Publishing::Pipelined | Publishing::Paced(_) => {
+                let (mut window, mut items) = (Window::new(IN_FLIGHT), load.paced(how));
+                while let Some(item) = items.next().await {
                     let confirm = send(&self.publishing, topic, self.partitions, &item).await?;
                     window.push(confirmed(confirm)).await?;
                 }
@@ -101,7 +101,7 @@ impl Contender for Best {
         }
     }
 
-    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<(), BoxError> {
+    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<Ledger, BoxError> {
         let channel = self.consuming.create_channel().await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let mut consumers = Vec::new();
@@ -132,7 +132,7 @@ impl Contender for Best {
             acked?;
         }
         channel.close(200, "done".into()).await?;
-        Ok(())
+        Ok(ledger)
     }
 
     async fn delete(&self, topic: &str) -> Result<(), BoxError> {

@@ -16,6 +16,7 @@ use super::{properties, queue, queue_of_key};
 use crate::contender::{Contender, GROUP, Publishing};
 use crate::cost::Latencies;
 use crate::load::{Ledger, Load};
+use crate::row::Work;
 
 /// Each confirm awaited, each ack awaited (`examples/pubsub.rs` of lapin, with confirms on).
 pub(crate) struct Readme {
@@ -39,6 +40,10 @@ impl Contender for Readme {
         "lapin, README"
     }
 
+    fn does(&self, work: Work) -> bool {
+        !matches!(work, Work::EndToEnd(_))
+    }
+
     fn slowness(&self) -> usize {
         10
     }
@@ -51,10 +56,11 @@ impl Contender for Readme {
         &self,
         topic: &str,
         load: Load,
-        _how: Publishing,
+        how: Publishing,
         latencies: &mut Latencies,
     ) -> Result<(), BoxError> {
-        for item in load.items() {
+        let mut items = load.paced(how);
+        while let Some(item) = items.next().await {
             let began = Instant::now();
             let queue = queue_of_key(topic, &item.key, self.partitions);
             let confirm = self
@@ -76,7 +82,7 @@ impl Contender for Readme {
         Ok(())
     }
 
-    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<(), BoxError> {
+    async fn consume(&self, topic: &str, mut ledger: Ledger) -> Result<Ledger, BoxError> {
         let channel = self.connection.create_channel().await?;
         channel.basic_qos(1_000, BasicQosOptions::default()).await?;
         let mut consumers = Vec::new();
@@ -96,7 +102,7 @@ impl Contender for Readme {
             }
         }
         channel.close(200, "done".into()).await?;
-        Ok(())
+        Ok(ledger)
     }
 
     async fn delete(&self, topic: &str) -> Result<(), BoxError> {
