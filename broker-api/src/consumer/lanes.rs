@@ -10,64 +10,78 @@ use crate::name::Name;
 /// A partition of a topic.
 pub(crate) type Place = (Name, u32);
 
+/// From so many partitions on one that has no job is forgotten for another.
+const MANY: usize = 1_024;
+
 /// Jobs waiting to be handled. Those of one lane come out one at a time and in order; different
 /// lanes, and jobs without one, are independent. Partitions take turns.
 pub(crate) struct Lanes<J> {
-    /// Lanes with a job that is ready or being handled; the queue holds those behind it.
-    busy: HashMap<Lane, VecDeque<J>>,
-    ready: HashMap<Place, VecDeque<Job<J>>>,
+    /// The partitions that had a job, in the order of their first ones. There are few, and looking
+    /// through them costs less than hashing their names.
+    partitions: Vec<Partition<J>>,
+    /// The partition of the last job that was pushed: mostly that of the next one too.
+    last: usize,
     /// The partitions that have something ready, in the order of their turns.
-    turns: VecDeque<Place>,
+    turns: VecDeque<usize>,
+}
+
+struct Partition<J> {
+    place: Place,
+    /// Keys with a job that is ready or being handled; the queue holds those behind it.
+    busy: HashMap<Bytes, VecDeque<J>>,
+    ready: VecDeque<Job<J>>,
 }
 
 struct Job<J> {
-    lane: Option<Lane>,
+    key: Option<Bytes>,
     job: J,
 }
 
 /// A key within its partition. Given out with a job, and given back when the job is done.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Debug)]
 pub(crate) struct Lane {
-    place: Place,
+    partition: usize,
     key: Bytes,
 }
 
 impl<J> Lanes<J> {
     pub(crate) fn new() -> Self {
-        Self { busy: HashMap::new(), ready: HashMap::new(), turns: VecDeque::new() }
+        Self { partitions: Vec::new(), last: 0, turns: VecDeque::new() }
     }
 
     /// Adds a job behind those of its key, if it has one.
     pub(crate) fn push(&mut self, place: Place, key: Option<Bytes>, job: J) {
-        let lane = key.map(|key| Lane { place, key });
-        if let Some(lane) = &lane {
-            match self.busy.entry(lane.clone()) {
+        let number = self.number(place);
+        let partition = &mut self.partitions[number];
+        if let Some(key) = &key {
+            match partition.busy.entry(key.clone()) {
                 Entry::Occupied(mut behind) => return behind.get_mut().push_back(job),
                 Entry::Vacant(idle) => drop(idle.insert(VecDeque::new())),
             }
         }
-        self.make_ready(place, Job { lane, job });
+        self.make_ready(number, Job { key, job });
     }
 
     /// The next job that may be handled now, with the lane to give back when it is done.
     pub(crate) fn pop(&mut self) -> Option<(Option<Lane>, J)> {
-        let place = self.turns.pop_front()?;
-        let jobs = self.ready.get_mut(&place)?;
-        let next = jobs.pop_front();
-        match jobs.is_empty() {
-            true => drop(self.ready.remove(&place)),
-            false => self.turns.push_back(place),
+        let number = self.turns.pop_front()?;
+        let ready = &mut self.partitions.get_mut(number)?.ready;
+        let Job { key, job } = ready.pop_front()?;
+        if !ready.is_empty() {
+            self.turns.push_back(number);
         }
-        next.map(|Job { lane, job }| (lane, job))
+        Some((key.map(|key| Lane { partition: number, key }), job))
     }
 
     /// Frees a lane whose job is done; the next one of its key becomes ready.
     pub(crate) fn done(&mut self, lane: Lane) {
-        let Entry::Occupied(mut behind) = self.busy.entry(lane) else { return };
+        let Lane { partition: number, key } = lane;
+        let Some(partition) = self.partitions.get_mut(number) else { return };
+        let Entry::Occupied(mut behind) = partition.busy.entry(key) else { return };
         match behind.get_mut().pop_front() {
             Some(job) => {
-                let lane = behind.key().clone();
-                self.make_ready(lane.place, Job { lane: Some(lane), job });
+                let key = Some(behind.key().clone());
+                self.make_ready(number, Job { key, job });
             }
             None => drop(behind.remove()),
         }
@@ -78,22 +92,48 @@ impl<J> Lanes<J> {
     pub(crate) fn drain(&mut self) -> Vec<J> {
         self.turns.clear();
         let mut all = Vec::new();
-        for Job { lane, job } in self.ready.drain().flat_map(|(_, jobs)| jobs) {
-            all.push(job);
-            all.extend(lane.and_then(|lane| self.busy.remove(&lane)).into_iter().flatten());
-        }
-        for behind in self.busy.values_mut() {
-            all.extend(behind.drain(..));
+        for Partition { busy, ready, .. } in &mut self.partitions {
+            for Job { key, job } in ready.drain(..) {
+                all.push(job);
+                all.extend(key.and_then(|key| busy.remove(&key)).into_iter().flatten());
+            }
+            for behind in busy.values_mut() {
+                all.extend(behind.drain(..));
+            }
         }
         all
     }
 
-    fn make_ready(&mut self, place: Place, job: Job<J>) {
-        let jobs = self.ready.entry(place).or_default();
-        if jobs.is_empty() {
-            self.turns.push_back(place);
+    fn number(&mut self, place: Place) -> usize {
+        // The number first: it is what differs.
+        let is_it = |p: &Partition<J>| p.place.1 == place.1 && p.place.0 == place.0;
+        if self.partitions.get(self.last).is_some_and(is_it) {
+            return self.last;
         }
-        jobs.push_back(job);
+        self.last = self.partitions.iter().position(is_it).unwrap_or_else(|| self.add(place));
+        self.last
+    }
+
+    fn add(&mut self, place: Place) -> usize {
+        let partitions = &mut self.partitions;
+        // Partitions come from anybody's headers too, so there is no end to them.
+        let idle = |p: &Partition<J>| p.busy.is_empty() && p.ready.is_empty();
+        if partitions.len() >= MANY
+            && let Some(number) = partitions.iter().position(idle)
+        {
+            partitions[number].place = place;
+            return number;
+        }
+        partitions.push(Partition { place, busy: HashMap::new(), ready: VecDeque::new() });
+        partitions.len() - 1
+    }
+
+    fn make_ready(&mut self, number: usize, job: Job<J>) {
+        let ready = &mut self.partitions[number].ready;
+        if ready.is_empty() {
+            self.turns.push_back(number);
+        }
+        ready.push_back(job);
     }
 }
 
@@ -149,6 +189,24 @@ mod tests {
         assert_eq!(lanes.pop().unwrap().1, 5);
     }
 
+    #[test]
+    fn partitions_without_jobs_are_forgotten_when_there_are_many() {
+        let mut lanes = Lanes::new();
+        lanes.push(place(0), Some(Bytes::from("a")), 0);
+        let (kept, _) = lanes.pop().unwrap();
+        for partition in 1..5_000 {
+            lanes.push(place(partition), Some(Bytes::from("a")), partition);
+            let (lane, job) = lanes.pop().unwrap();
+            assert_eq!(job, partition);
+            lanes.done(lane.unwrap());
+        }
+        assert_eq!(lanes.partitions.len(), MANY);
+        lanes.push(place(0), Some(Bytes::from("a")), 1);
+        assert!(lanes.pop().is_none(), "0 of the same key is still out");
+        lanes.done(kept.unwrap());
+        assert_eq!(lanes.pop().unwrap().1, 1);
+    }
+
     proptest! {
         /// Whatever is pushed, popped and done in whatever order: of each key at most one is out,
         /// each comes out once and in order, and in the end nothing is left behind.
@@ -197,7 +255,8 @@ mod tests {
                 }
             }
             for (lane, _) in out { if let Some(lane) = lane { lanes.done(lane); } }
-            prop_assert!(lanes.busy.is_empty() && lanes.ready.is_empty() && lanes.turns.is_empty());
+            let empty = |p: &Partition<_>| p.busy.is_empty() && p.ready.is_empty();
+            prop_assert!(lanes.partitions.iter().all(empty) && lanes.turns.is_empty());
         }
     }
 }

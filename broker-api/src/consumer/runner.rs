@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::timeout;
 
@@ -18,6 +19,10 @@ use crate::error::Result;
 
 /// How a handler ended, with the message's number in hand and the lane to free.
 type Handled = (u64, Option<Lane>, Result<()>);
+
+/// A place for a handler that runs, to be used again for another one: it is too large for memory to
+/// be had cheaply.
+type Place<H> = Pin<Box<OptionFuture<H>>>;
 
 pub(super) async fn run<T, F, Fut>(consumer: Consumer<T>, handler: F) -> Result<()>
 where
@@ -39,6 +44,7 @@ where
         lanes: Lanes::new(),
         in_hand,
         handling: FuturesUnordered::new(),
+        spare: None,
         concurrency,
         keyed,
     };
@@ -51,7 +57,7 @@ where
         tokio::select! {
             biased;
             () = stop.wait() => break Ok(()),
-            Some((number, lane, handled)) = runner.handling.next() => {
+            Some(Some((number, lane, handled))) = runner.handling.next() => {
                 runner.finish(number, lane);
                 if let Err(error) = handled {
                     break Err(error);
@@ -81,7 +87,9 @@ struct Runner<'a, B, H> {
     drain_timeout: Duration,
     lanes: Lanes<Held>,
     in_hand: InHand,
-    handling: FuturesUnordered<Pin<Box<H>>>,
+    handling: FuturesUnordered<Place<H>>,
+    /// The place of a handler that was done at once.
+    spare: Option<Place<H>>,
     concurrency: usize,
     keyed: bool,
 }
@@ -109,11 +117,15 @@ where
                 self.free(lane);
                 continue;
             }
-            let mut handling = Box::pin((self.begin)(self.in_hand.begin(), lane, held));
+            let mut handling = self.spare.take().unwrap_or_else(|| Box::pin(None.into()));
+            handling.set(Some((self.begin)(self.in_hand.begin(), lane, held)).into());
             // Most handlers that do not wait are done at the first poll, and then it is cheaper
             // not to keep them among those that wait.
             match std::future::poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
-                Poll::Ready((number, lane, handled)) => {
+                Poll::Ready(ended) => {
+                    handling.set(None.into());
+                    self.spare = Some(handling);
+                    let Some((number, lane, handled)) = ended else { continue };
                     self.finish(number, lane);
                     handled?;
                 }
@@ -142,7 +154,7 @@ where
         let limit = self.drain_timeout;
         let mut outcome = Ok(());
         let rest = async {
-            while let Some((_, _, handled)) = self.handling.next().await {
+            while let Some(Some((_, _, handled))) = self.handling.next().await {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(handled);
             }
         };
