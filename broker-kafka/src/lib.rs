@@ -18,6 +18,7 @@
 //! from a server, needs libcurl) add to it. How it is built otherwise (by cmake, with an OpenSSL of
 //! its own) is for the application to say, with the features of `rdkafka`.
 
+mod chunk;
 mod config;
 mod deadlines;
 mod delivered;

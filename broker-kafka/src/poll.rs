@@ -15,6 +15,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
+use crate::chunk::Chunk;
 use crate::elsewhere::Elsewhere;
 use crate::error::{self, Report};
 use crate::member::{Member, Revocation, no_such_protocol};
@@ -220,7 +221,7 @@ impl Task {
                     route.current = place;
                 }
                 let offset = u64::try_from(record.offset()).unwrap_or_default();
-                route.run.push((offset, record::message(&record)));
+                route.run.push((offset, record::message(&record, &mut route.chunk)));
             }
             Err(failure) => {
                 self.flush(route);
@@ -433,6 +434,7 @@ struct Route {
     changes: u64,
     current: usize,
     run: Vec<(u64, Message)>,
+    chunk: Chunk,
 }
 
 impl Route {

@@ -16,6 +16,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::sync::{Notify, watch};
 use tokio::task::consume_budget;
 
+use crate::chunk::Chunk;
 use crate::config::KafkaConfig;
 use crate::elsewhere::Elsewhere;
 use crate::error;
@@ -47,6 +48,7 @@ struct Plan {
     open: HashMap<i32, Wanted>,
     bounded: bool,
     failure: Option<Error>,
+    chunk: Chunk,
 }
 
 /// The offsets that are wanted of a partition.
@@ -124,7 +126,8 @@ impl Reading {
         }
         let begin = open.iter().map(|(p, wanted)| (read.topic, *p, Offset::Offset(wanted.from)));
         consumer.assign(&list(begin).map_err(failed)?).map_err(failed)?;
-        let plan = Plan { topic: read.topic, open, bounded, failure: None };
+        let plan =
+            Plan { topic: read.topic, open, bounded, failure: None, chunk: Chunk::default() };
         Ok(Self { plan, consumer: Some(Elsewhere::new(consumer)), closed })
     }
 }
@@ -141,9 +144,9 @@ impl Plan {
         offset >= from && before.is_none_or(|before| offset < before)
     }
 
-    fn delivery(&self, record: &BorrowedMessage<'_>) -> Delivery {
+    fn delivery(&mut self, record: &BorrowedMessage<'_>) -> Delivery {
         Delivery::unsettled(Received {
-            message: record::message(record),
+            message: record::message(record, &mut self.chunk),
             topic: self.topic,
             partition: u32::try_from(record.partition()).unwrap_or_default(),
             offset: u64::try_from(record.offset()).ok(),
@@ -240,6 +243,7 @@ mod tests {
             open: [(0, Wanted { from, before })].into(),
             bounded: before.is_some(),
             failure: None,
+            chunk: Chunk::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
 use uuid::Uuid;
 
+use crate::chunk::Chunk;
 use crate::native;
 
 /// Headers for what Kafka's records have no place for.
@@ -65,11 +66,11 @@ pub(crate) fn millis(time: SystemTime) -> i64 {
 
 /// The message of a record. Its bytes are copied, once: keeping librdkafka's own would pin the
 /// whole fetch they came with.
-pub(crate) fn message(record: &BorrowedMessage<'_>) -> Message {
+pub(crate) fn message(record: &BorrowedMessage<'_>, chunk: &mut Chunk) -> Message {
     // A record without a payload, which deletes a key, reads as an empty one.
-    let mut message = Message::new(Bytes::copy_from_slice(record.payload().unwrap_or_default()));
+    let mut message = Message::new(chunk.copy(record.payload().unwrap_or_default()));
     if let Some(key) = record.key() {
-        message = message.with_key(Bytes::copy_from_slice(key));
+        message = message.with_key(chunk.copy(key));
     }
     if let Some(millis) = record.timestamp().to_millis().and_then(|ms| u64::try_from(ms).ok()) {
         message = message.with_timestamp(UNIX_EPOCH + Duration::from_millis(millis));
