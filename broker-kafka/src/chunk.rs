@@ -11,8 +11,7 @@ const SMALL: usize = CHUNK / 8;
 /// Copies bytes one behind the other into chunks of memory that they share.
 ///
 /// Memory of its own for each payload and key would be asked for by the thread that polls and
-/// given back by the one that handles, which is what allocators are slowest at: it was a third of
-/// what consuming cost.
+/// given back by the one that handles, which is what allocators are slowest at.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk(BytesMut);
 
