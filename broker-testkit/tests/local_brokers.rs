@@ -14,9 +14,11 @@ use broker_testkit::local::{
     Kafka, KafkaConfig, LocalBroker, LocalError, ProcessId, RabbitMq, RabbitMqConfig,
     RabbitMqVersion,
 };
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
-type Outcome = Result<(), Box<dyn Error>>;
+mod launched;
+
+use launched::Outcome;
 
 /// Set for the copy of this program that is to be killed with a broker in its hands.
 const VICTIM: &str = "LOCAL_BROKERS_VICTIM";
@@ -67,25 +69,11 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// A test that is ignored, and not failed, where its broker is not installed.
 fn trial<F>(kind: Kind, name: &str, test: F) -> Trial
 where
     F: AsyncFnOnce() -> Outcome + Send + 'static,
 {
-    Trial::ignorable_test(format!("{kind:?} {name}"), move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        match runtime.block_on(test()) {
-            Ok(()) => Ok(Completion::Completed),
-            Err(error) => match error.downcast_ref() {
-                Some(missing @ LocalError::NotInstalled { .. })
-                    if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
-                {
-                    Ok(Completion::ignored_with(missing))
-                }
-                _ => Err(Failed::from(error.to_string())),
-            },
-        }
-    })
+    launched::trial(format!("{kind:?} {name}"), test)
 }
 
 async fn lives(broker: Broker) -> Outcome {

@@ -2,17 +2,16 @@
 //!
 //! One that is not installed is reported as ignored, with the reason; with `BROKER_TESTKIT_REQUIRE=1` it fails.
 
-use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use broker_testkit::local::{
-    Kafka, KafkaConfig, LocalError, RabbitMq, RabbitMqConfig, RabbitMqVersion,
-};
+use broker_testkit::local::{Kafka, KafkaConfig, RabbitMq, RabbitMqConfig, RabbitMqVersion};
 use futures_util::future::try_join_all;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 
-type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+mod launched;
+
+use launched::{Outcome, trial};
 
 /// The topic, or queue, with a copy on each node.
 const KEPT: &str = "kept";
@@ -20,36 +19,18 @@ const KEPT: &str = "kept";
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
+    let named = |broker: &str| {
+        format!("{broker} of three nodes survives the loss of its leader, and of all")
+    };
     let trials = vec![
-        trial("Kafka", kafka),
-        trial("RabbitMQ 3", || rabbitmq(RabbitMqVersion::V3)),
-        trial("RabbitMQ 4", || rabbitmq(RabbitMqVersion::V4)),
+        trial(named("Kafka"), kafka),
+        trial(named("RabbitMQ 3"), || rabbitmq(RabbitMqVersion::V3)),
+        trial(named("RabbitMQ 4"), || rabbitmq(RabbitMqVersion::V4)),
     ];
     let mut arguments = Arguments::from_args();
     // Three nodes at a time are enough for a small machine.
     arguments.test_threads.get_or_insert(1);
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn trial<F>(broker: &str, test: impl FnOnce() -> F + Send + 'static) -> Trial
-where
-    F: Future<Output = Outcome>,
-{
-    let name = format!("{broker} of three nodes survives the loss of its leader, and of all");
-    Trial::ignorable_test(name, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        match runtime.block_on(test()) {
-            Ok(()) => Ok(Completion::Completed),
-            Err(error) => match error.downcast_ref() {
-                Some(missing @ LocalError::NotInstalled { .. })
-                    if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
-                {
-                    Ok(Completion::ignored_with(missing))
-                }
-                _ => Err(Failed::from(error.to_string())),
-            },
-        }
-    })
 }
 
 async fn kafka() -> Outcome {

@@ -1,46 +1,27 @@
 //! The TLS listeners of local brokers, seen by a stranger: the program `openssl`.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use broker_testkit::local::{
-    Certificates, Identity, Kafka, KafkaConfig, LocalBroker, LocalError, RabbitMq, RabbitMqConfig,
+    Certificates, Identity, Kafka, KafkaConfig, LocalBroker, RabbitMq, RabbitMqConfig,
     RabbitMqVersion,
 };
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 
-type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+mod launched;
+
+use launched::{Outcome, trial};
 
 fn main() -> ExitCode {
+    let named =
+        |broker: &str| format!("{broker} proves who it is, and lets in who has a certificate");
     let trials = vec![
-        trial("Kafka", kafka),
-        trial("RabbitMQ 3", || rabbitmq(RabbitMqVersion::V3)),
-        trial("RabbitMQ 4", || rabbitmq(RabbitMqVersion::V4)),
+        trial(named("Kafka"), kafka),
+        trial(named("RabbitMQ 3"), || rabbitmq(RabbitMqVersion::V3)),
+        trial(named("RabbitMQ 4"), || rabbitmq(RabbitMqVersion::V4)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// Ignored, and not failed, where the broker is not installed and need not be.
-fn trial<F>(broker: &str, test: impl FnOnce() -> F + Send + 'static) -> Trial
-where
-    F: Future<Output = Outcome>,
-{
-    let name = format!("{broker} proves who it is, and lets in who has a certificate");
-    Trial::ignorable_test(name, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        match runtime.block_on(test()) {
-            Ok(()) => Ok(Completion::Completed),
-            Err(error) => match error.downcast_ref() {
-                Some(missing @ LocalError::NotInstalled { .. })
-                    if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
-                {
-                    Ok(Completion::ignored_with(missing))
-                }
-                _ => Err(Failed::from(error.to_string())),
-            },
-        }
-    })
 }
 
 async fn kafka() -> Outcome {
