@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -103,6 +105,22 @@ impl Headers {
     /// The first value of this name as text, if it is UTF-8.
     pub fn get_str(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(HeaderValue::as_str)
+    }
+
+    /// The first value of this name as a number, if it is one.
+    pub(crate) fn number<N: FromStr>(&self, name: &str) -> Option<N> {
+        self.get_str(name)?.parse().ok()
+    }
+
+    /// The first value of this name as a time, if it is one: in milliseconds since 1970.
+    pub(crate) fn time(&self, name: &str) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.number(name)?))
+    }
+
+    /// Sets a time, in milliseconds since 1970, rounded up: what is due then is never early.
+    pub(crate) fn set_due(&mut self, name: &'static str, time: SystemTime) {
+        let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        self.set(name, nanos.div_ceil(1_000_000).to_string());
     }
 
     /// All values of this name, in order.

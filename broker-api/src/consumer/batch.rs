@@ -177,9 +177,11 @@ where
                 continue;
             };
             match (self.failed(&mut held, failure), key) {
-                (Verdict::Again(pause), Some(key)) => drop(again.insert(key, (pause, vec![held]))),
+                (Verdict::Again(pause) | Verdict::Later(pause), Some(key)) => {
+                    drop(again.insert(key, (pause, vec![held])))
+                }
                 // Without a key nothing waits behind it; a key of its own lets it come again.
-                (Verdict::Again(pause), None) => {
+                (Verdict::Again(pause) | Verdict::Later(pause), None) => {
                     let key = Bytes::from(MessageId::new().to_string());
                     let place = (held.received().topic, held.received().partition);
                     again.insert((place, key), (pause, vec![held]));

@@ -1,8 +1,5 @@
 //! Messages that wait for their time, in the group's own retry topics and then here.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
-
 use futures_util::future::join_all;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt, select_all, unfold};
 use tokio::sync::watch;
@@ -14,6 +11,7 @@ use crate::delivery::Delivery;
 use crate::error::Result;
 use crate::name::Name;
 use crate::schedule;
+use crate::soonest::Soonest;
 
 /// The deliveries of the retry topics whose messages wait, each topic with a prefetch of its own,
 /// so that long waits do not keep short ones out.
@@ -22,13 +20,8 @@ pub(super) struct Delayed {
     topic: Name,
     deliveries: SelectAll<BoxStream<'static, Result<Vec<Delivery>>>>,
     /// What is here and not due yet, the next one first.
-    waiting: BinaryHeap<Reverse<Waiting>>,
+    waiting: Soonest<Instant, Held>,
     stop: watch::Sender<bool>,
-}
-
-struct Waiting {
-    due: Instant,
-    held: Held,
 }
 
 impl Delayed {
@@ -38,7 +31,7 @@ impl Delayed {
         Self {
             topic,
             deliveries: select_all(memberships.map(stream)),
-            waiting: BinaryHeap::new(),
+            waiting: Soonest::new(),
             stop,
         }
     }
@@ -47,11 +40,10 @@ impl Delayed {
     /// Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Vec<Held>> {
         loop {
-            let next_due = self.waiting.peek().map(|Reverse(next)| next.due);
+            let next_due = self.waiting.next().copied();
             tokio::select! {
                 () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => {
-                    let due = self.waiting.pop().map(|Reverse(next)| next.held);
-                    return Ok(due.into_iter().collect());
+                    return Ok(self.waiting.pop().into_iter().collect());
                 }
                 Some(batch) = self.deliveries.next() => {
                     let due: Vec<Held> = batch?.into_iter().filter_map(|d| self.keep(d)).collect();
@@ -71,7 +63,7 @@ impl Delayed {
         let Some(due) = left.and_then(|left| Instant::now().checked_add(left)) else {
             return Some(held);
         };
-        self.waiting.push(Reverse(Waiting { due, held }));
+        self.waiting.push(due, held);
         None
     }
 
@@ -110,24 +102,4 @@ fn deliveries(
             }
         }
     })
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.due.cmp(&other.due)
-    }
 }

@@ -36,6 +36,8 @@ pub(super) struct Held {
 pub(super) enum Verdict {
     /// Another attempt in place, after this pause.
     Again(Duration),
+    /// Another attempt in place, after a delay for which nobody else is to wait.
+    Later(Duration),
     /// No further attempt in place.
     ForGood {
         error: Error,
@@ -110,6 +112,16 @@ impl Held {
                 offset = received.offset, attempt, ?pause, error = %failure,
                 "the handler failed and is called again after the pause");
             return Verdict::Again(pause);
+        }
+        if let Some(delay) =
+            retry.delay_in_place(self.history.delays).filter(|_| !failure.is_permanent())
+        {
+            self.history.delays += 1;
+            self.pauses = None;
+            tracing::warn!(topic = %received.topic, partition = received.partition,
+                offset = received.offset, attempt, ?delay, error = %failure,
+                "the handler failed and is called again after the delay; its key waits");
+            return Verdict::Later(delay);
         }
         let may_wait = !failure.is_permanent();
         let error =

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::breaker::Circuit;
@@ -42,6 +42,8 @@ pub(super) struct Work<T: 'static, F> {
     pub(super) escalation: Escalation,
     pub(super) handler: F,
     pub(super) stopping: Stopping,
+    /// The places of handlers at work.
+    pub(super) places: Semaphore,
     pub(super) telemetry: Consuming,
     pub(super) watch: Arc<Watch>,
 }
@@ -69,11 +71,16 @@ where
     F: Fn(T, Context) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    /// Handles one message until it is settled or handed back.
+    /// Handles one message until it is settled or handed back. Its place is free for another while
+    /// it waits for a delay.
     ///
     /// # Errors
     /// What has to stop the consumer; the message was handed back.
-    pub(super) async fn handle(&self, mut held: Held) -> Result<()> {
+    pub(super) async fn handle<'a>(
+        &'a self,
+        mut held: Held,
+        mut place: SemaphorePermit<'a>,
+    ) -> Result<()> {
         loop {
             let value = match self.decode(&held) {
                 Ok(value) => value,
@@ -88,15 +95,34 @@ where
                 }
                 Err(failure) => failure,
             };
-            let pause = match self.failed(&mut held, failure) {
-                Verdict::Again(pause) => pause,
+            let goes_on = match self.failed(&mut held, failure) {
+                Verdict::Again(pause) => self.pause(&held, pause).await,
+                Verdict::Later(delay) => {
+                    drop(place);
+                    let Some(again) = self.wait(&held, delay).await else { return Ok(()) };
+                    place = again;
+                    true
+                }
                 Verdict::ForGood { error, may_wait } => {
                     return self.give_up(held, error, may_wait).await;
                 }
             };
-            if !self.pause(&held, pause).await {
+            if !goes_on {
                 return Ok(());
             }
+        }
+    }
+
+    /// Waits for a delay and then for a place; `None` if there is to be no further attempt.
+    async fn wait(&self, held: &Held, delay: Duration) -> Option<SemaphorePermit<'_>> {
+        if !self.pause(held, delay).await {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            // It is never closed.
+            place = self.places.acquire() => place.ok(),
+            () = self.unwanted(held) => None,
         }
     }
 
@@ -165,8 +191,10 @@ impl<T, F> Work<T, F> {
         self.broker.inner.counts.failed();
         self.telemetry.failed(failure.kind());
         let failed = held.failed(failure, &self.retry);
-        if matches!(failed, Verdict::Again(_)) {
-            self.telemetry.retried();
+        match failed {
+            Verdict::Again(_) => self.telemetry.retried(),
+            Verdict::Later(_) => self.telemetry.delayed(),
+            Verdict::ForGood { .. } => {}
         }
         failed
     }

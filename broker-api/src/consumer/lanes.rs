@@ -62,6 +62,11 @@ impl<J> Lanes<J> {
         self.make_ready(number, Job { key, job });
     }
 
+    /// Whether a job may be handled now.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
     /// The next job that may be handled now, with the lane to give back when it is done.
     pub(crate) fn pop(&mut self) -> Option<(Option<Lane>, J)> {
         let number = self.turns.pop_front()?;

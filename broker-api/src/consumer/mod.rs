@@ -25,7 +25,6 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +44,7 @@ use crate::backend::{GroupSpec, Order, Start, Subscribe, Transactions};
 use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::name::Name;
+use crate::stop::Until;
 use crate::subscription::Subscription;
 use crate::topic::Topic;
 
@@ -90,7 +90,7 @@ pub struct Consumer<T: 'static> {
     breaker: Option<Breaker>,
     dedup: Option<Arc<dyn Dedup>>,
     exactly_once: Option<Transactions>,
-    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    stop: Option<Until>,
 }
 
 impl Broker {
@@ -255,7 +255,7 @@ impl<T: 'static> Consumer<T> {
     fn escalation(&self) -> Result<escalation::Escalation> {
         let group = *self.group.as_ref().map_err(|error| self.bad_name(error))?;
         let dead_letters = *self.dead_letters.as_ref().map_err(|error| self.bad_name(error))?;
-        let delays = self.retry.delay_list();
+        let delays = self.retry.delays_elsewhere();
         let topic = self.topic.name();
         escalation::Escalation::new(topic, group, delays, self.unprocessable, dead_letters)
     }

@@ -10,7 +10,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 /// lengthens them. The message stays unsettled meanwhile, and later ones of its key wait.
 ///
 /// Then, where [`Retry::delays`] are set, later: the message waits in a topic of the group's own,
-/// and blocks nobody. Later messages of its key pass it, unless the delays are left out.
+/// and blocks nobody. Later messages of its key pass it, unless it is to keep its place
+/// ([`Retry::in_order`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     attempts: Option<u32>,
@@ -20,6 +21,7 @@ pub struct Retry {
     jitter: bool,
     total: Option<Duration>,
     delays: Vec<Duration>,
+    in_order: bool,
 }
 
 impl Retry {
@@ -33,6 +35,7 @@ impl Retry {
             jitter: true,
             total: None,
             delays: Vec::new(),
+            in_order: false,
         }
     }
 
@@ -88,14 +91,35 @@ impl Retry {
     }
 
     /// Sets the delays of the retries that follow those in place, such as 10 s, 1 min, 10 min. Each
-    /// needs a topic of its own, `{topic}.{group}.retry.{delay}`, which the consumer creates.
+    /// needs a topic of its own, `{topic}.{group}.retry.{delay}`, which the consumer creates, unless
+    /// [`Retry::in_order`] is set.
     pub fn delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
         self.delays = delays.into_iter().collect();
         self
     }
 
-    pub(crate) fn delay_list(&self) -> &[Duration] {
-        &self.delays
+    /// Keeps the order of keys during [`Retry::delays`] too: the message waits unsettled where it is,
+    /// later ones of its key wait behind it, and no other key does, whatever
+    /// [`Consumer::concurrency`](super::Consumer::concurrency) is. In a group without order no
+    /// other message does.
+    ///
+    /// No more than the prefetch waits; where that is all of one key, the consumer takes no more
+    /// until the delay is over. To health it is a message in hand. When the consumer is stopped or dies during a delay the message is
+    /// handled at once by the next one, with its attempts counted anew. On RabbitMQ with its
+    /// default settings no delay may come near 30 minutes.
+    pub fn in_order(mut self) -> Self {
+        self.in_order = true;
+        self
+    }
+
+    /// The delays for which a message waits in a topic of the group's own.
+    pub(crate) fn delays_elsewhere(&self) -> &[Duration] {
+        if self.in_order { &[] } else { &self.delays }
+    }
+
+    /// The delay for which a message that had so many before waits where it is.
+    pub(crate) fn delay_in_place(&self, before: usize) -> Option<Duration> {
+        self.delays.get(before).copied().filter(|_| self.in_order)
     }
 
     /// The pauses after each failed attempt; at its end the message is given up.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::held::Held;
@@ -30,22 +31,22 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     let session = Session::open(consumer, handler).await?;
-    let Session { work, mut inputs, mut stop, in_hand, control, concurrency, keyed } = session;
+    let Session { work, mut inputs, mut stop, in_hand, control, keyed } = session;
     let work = &work;
     let mut runner = Runner {
         // The type of its future stays known, so the whole consumer is `Send` if the handler is.
-        begin: |number, lane, held| async move {
-            let handled = work.handle(held).await;
+        begin: |number, lane, held, place| async move {
+            let handled = work.handle(held, place).await;
             (number, lane, handled)
         },
         stopping: &work.stopping,
+        places: &work.places,
         control,
         drain_timeout: work.broker.inner.settings.drain_timeout,
         lanes: Lanes::new(),
         in_hand,
         handling: FuturesUnordered::new(),
         spare: None,
-        concurrency,
         keyed,
     };
 
@@ -64,6 +65,8 @@ where
                 }
             }
             () = runner.control.running(), if paused => {}
+            // A message that waits for a delay has left its place.
+            place = work.places.acquire(), if !paused && runner.lanes.has_ready() => drop(place),
             input = inputs.next(paused) => match input {
                 Ok(Input::Messages(messages)) => messages.into_iter().for_each(|m| runner.push(m)),
                 Ok(Input::Rejoined) => drop(runner.lanes.drain()),
@@ -83,6 +86,8 @@ struct Runner<'a, B, H> {
     /// Begins to handle a message.
     begin: B,
     stopping: &'a Stopping,
+    /// The places of handlers that may run at a time.
+    places: &'a Semaphore,
     control: Control,
     drain_timeout: Duration,
     lanes: Lanes<Held>,
@@ -90,13 +95,12 @@ struct Runner<'a, B, H> {
     handling: FuturesUnordered<Place<H>>,
     /// The place of a handler that was done at once.
     spare: Option<Place<H>>,
-    concurrency: usize,
     keyed: bool,
 }
 
-impl<B, H> Runner<'_, B, H>
+impl<'a, B, H> Runner<'a, B, H>
 where
-    B: Fn(u64, Option<Lane>, Held) -> H,
+    B: Fn(u64, Option<Lane>, Held, SemaphorePermit<'a>) -> H,
     H: Future<Output = Handled>,
 {
     fn push(&mut self, held: Held) {
@@ -110,15 +114,19 @@ where
     /// # Errors
     /// That of a handler that has to stop the consumer.
     async fn start(&mut self) -> Result<()> {
-        while self.handling.len() < self.concurrency && !self.control.is_paused() {
-            let Some((lane, held)) = self.lanes.pop() else { break };
+        while !self.control.is_paused()
+            && self.lanes.has_ready()
+            && let Ok(place) = self.places.try_acquire()
+            && let Some((lane, held)) = self.lanes.pop()
+        {
             if !held.is_live() {
                 drop(held);
                 self.free(lane);
                 continue;
             }
             let mut handling = self.spare.take().unwrap_or_else(|| Box::pin(None.into()));
-            handling.set(Some((self.begin)(self.in_hand.begin(), lane, held)).into());
+            let number = self.in_hand.begin();
+            handling.set(Some((self.begin)(number, lane, held, place)).into());
             // Most handlers that do not wait are done at the first poll, and then it is cheaper
             // not to keep them among those that wait.
             match std::future::poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {

@@ -1,8 +1,6 @@
 //! What a running consumer has, however it calls its handler.
 
-use std::pin::Pin;
-
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 
 use super::breaker::Circuit;
 use super::delayed::Delayed;
@@ -14,6 +12,7 @@ use super::{Consumer, Control, exactly_once};
 use crate::backend::Order;
 use crate::error::Result;
 use crate::name::Name;
+use crate::stop::Stop;
 use crate::telemetry::Consuming;
 
 /// A consumer that has begun.
@@ -23,7 +22,6 @@ pub(super) struct Session<T: 'static, F> {
     pub(super) stop: Stop,
     pub(super) in_hand: InHand,
     pub(super) control: Control,
-    pub(super) concurrency: usize,
     /// Whether messages of one key are handled one after the other.
     pub(super) keyed: bool,
 }
@@ -39,7 +37,7 @@ impl<T: 'static, F> Session<T, F> {
         if transactions.is_some() {
             exactly_once::check(&broker, consumer.topic.name(), consumer.dedup.is_some())?;
         }
-        let stop = Stop { until: consumer.stop, closing: broker.inner.closing.subscribe() };
+        let stop = Stop::new(consumer.stop, &broker);
 
         let topic = consumer.topic.name();
         let (group, keyed) = (subscribe.group.name, subscribe.group.order == Order::Key);
@@ -78,11 +76,11 @@ impl<T: 'static, F> Session<T, F> {
             escalation,
             handler,
             stopping: Stopping::default(),
+            places: Semaphore::new(consumer.concurrency),
             telemetry,
             watch: in_hand.watch(),
         };
-        let (control, concurrency) = (consumer.control, consumer.concurrency);
-        Ok(Self { work, inputs, stop, in_hand, control, concurrency, keyed })
+        Ok(Self { work, inputs, stop, in_hand, control: consumer.control, keyed })
     }
 }
 
@@ -143,29 +141,5 @@ impl Inputs {
     /// Leaves the group, everywhere.
     pub(super) async fn close(self) -> Result<()> {
         self.membership.close().await.and(self.delayed.close().await)
-    }
-}
-
-/// When a consumer is to stop. `Broker::close` waits until it is dropped.
-pub(super) struct Stop {
-    until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    closing: watch::Receiver<bool>,
-}
-
-impl Stop {
-    /// Waits until the consumer is to stop. Cancel-safe.
-    pub(super) async fn wait(&mut self) {
-        let Self { until, closing } = self;
-        let until = async {
-            match until {
-                Some(until) => until.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = until => {}
-            // The sender lives in the broker, of which the consumer holds a clone.
-            _ = closing.wait_for(|closing| *closing) => {}
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The headers that a failed message carries, the same on every broker.
 
 use std::fmt::Display;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::headers::Headers;
 use crate::limits::RESERVED_PREFIX;
@@ -90,24 +90,20 @@ impl History {
 
     fn read(headers: &Headers) -> Self {
         let text = |name| headers.get_str(name).map(str::to_owned);
-        let time = |name| {
-            let ms: u64 = number(headers, name)?;
-            UNIX_EPOCH.checked_add(Duration::from_millis(ms))
-        };
         Self {
             topic: text(ORIGINAL_TOPIC),
-            partition: number(headers, ORIGINAL_PARTITION),
-            offset: number(headers, ORIGINAL_OFFSET),
+            partition: headers.number(ORIGINAL_PARTITION),
+            offset: headers.number(ORIGINAL_OFFSET),
             group: text(GROUP),
             kind: text(ERROR_KIND),
             error: text(ERROR_MESSAGE),
-            attempts: number(headers, ATTEMPTS).unwrap_or_default(),
-            first_failure: time(FIRST_FAILURE),
-            last_failure: time(LAST_FAILURE),
+            attempts: headers.number(ATTEMPTS).unwrap_or_default(),
+            first_failure: headers.time(FIRST_FAILURE),
+            last_failure: headers.time(LAST_FAILURE),
             id: text(DEAD_LETTER_ID),
-            redrives: number(headers, REDRIVES).unwrap_or_default(),
-            delays: number(headers, DELAYS).unwrap_or_default(),
-            due: time(DUE),
+            redrives: headers.number(REDRIVES).unwrap_or_default(),
+            delays: headers.number(DELAYS).unwrap_or_default(),
+            due: headers.time(DUE),
         }
     }
 
@@ -131,13 +127,11 @@ impl History {
         put(DEAD_LETTER_ID, self.id.clone());
         put(REDRIVES, (self.redrives > 0).then(|| self.redrives.to_string()));
         put(DELAYS, (self.delays > 0).then(|| self.delays.to_string()));
-        put(DUE, self.due.map(milliseconds));
+        if let Some(due) = self.due {
+            headers.set_due(DUE, due);
+        }
         message
     }
-}
-
-fn number<N: std::str::FromStr>(headers: &Headers, name: &str) -> Option<N> {
-    headers.get_str(name)?.parse().ok()
 }
 
 fn shown(value: Option<impl Display>) -> Option<String> {
@@ -155,6 +149,8 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
 

@@ -15,7 +15,6 @@ mod tiers;
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
@@ -25,6 +24,7 @@ pub(crate) use put_off::{Known, put_off};
 
 use crate::broker::Broker;
 use crate::error::Result;
+use crate::stop::{Stop, Until};
 use mover::Mover;
 use tiers::Tiers;
 
@@ -62,7 +62,7 @@ use tiers::Tiers;
 #[must_use = "nothing is published before `run`"]
 pub struct Scheduler {
     broker: Broker,
-    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    stop: Option<Until>,
 }
 
 impl Broker {
@@ -92,39 +92,24 @@ impl Scheduler {
     pub async fn run(self) -> Result<()> {
         let Self { broker, stop: until } = self;
         broker.check_open("schedule")?;
-        // `Broker::close` waits until this receiver is gone, which is at the end of this function.
-        let mut closing = broker.inner.closing.subscribe();
+        let mut stop = Stop::new(until, &broker);
         let tiers = Tiers::new(broker.inner.settings.scheduled)?;
         tiers.create(&broker).await?;
-        let stop = watch::Sender::new(false);
+        let stopping = watch::Sender::new(false);
         let movers = tiers.all().iter().map(|tier| Mover::new(&broker, &tiers, *tier));
         let mut moving: FuturesUnordered<_> =
-            movers.map(|mover| mover.run(stop.subscribe())).collect();
-        let stopped = async {
-            let until = async {
-                match until {
-                    Some(until) => until.await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = until => {}
-                // The sender lives in the broker, of which this scheduler holds a clone.
-                _ = closing.wait_for(|closing| *closing) => {}
-            }
-        };
-        tokio::pin!(stopped);
+            movers.map(|mover| mover.run(stopping.subscribe())).collect();
         let mut outcome = Ok(());
         loop {
             tokio::select! {
-                () = &mut stopped, if !*stop.borrow() => {}
+                () = stop.wait(), if !*stopping.borrow() => {}
                 ended = moving.next() => match ended {
                     None => return outcome,
                     Some(ended) => outcome = outcome.and(ended),
                 }
             }
             // The end of any of them is the end of all.
-            stop.send_replace(true);
+            stopping.send_replace(true);
         }
     }
 }

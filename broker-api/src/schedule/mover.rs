@@ -1,7 +1,5 @@
 //! What moves messages on from one of the topics that they wait in.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +19,7 @@ use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::name::Name;
+use crate::soonest::Soonest;
 
 /// How many messages of a topic are held, the next ones of it.
 const PREFETCH: usize = 512;
@@ -53,6 +52,15 @@ struct Waiting {
     turn: u64,
     delivery: Delivery,
     ticket: Result<Ticket>,
+}
+
+/// Until when a message waits here, and its turn among those of one time.
+type Time = (SystemTime, u64);
+
+impl Waiting {
+    fn time(&self) -> Time {
+        (self.until, self.turn)
+    }
 }
 
 /// Why a membership was left.
@@ -92,28 +100,30 @@ impl<'a> Mover<'a> {
     /// One membership, which ends in order: what is being moved is moved, the rest handed back.
     async fn stay(&self, mut stop: watch::Receiver<bool>) -> Result<Left> {
         let mut membership = Membership::new(self.broker.clone(), self.subscribe(), None);
-        let mut waiting: BinaryHeap<Reverse<Waiting>> = BinaryHeap::new();
+        let mut waiting: Soonest<Time, Waiting> = Soonest::new();
         let mut moving = FuturesUnordered::new();
         let mut turn = 0;
         let mut held_since = None;
         let left = loop {
-            while let Some(Reverse(next)) = waiting.peek()
-                && next.until <= clock::now()
-                && let Some(Reverse(next)) = waiting.pop()
+            while let Some((until, _)) = waiting.next()
+                && *until <= clock::now()
+                && let Some(next) = waiting.pop()
             {
                 moving.push(self.move_on(next));
             }
             if waiting.is_empty() && moving.is_empty() {
                 held_since = None;
             }
-            let soon = waiting.peek().map(|Reverse(next)| Instant::now() + clock::left(next.until));
+            let soon = waiting.next().map(|(until, _)| Instant::now() + clock::left(*until));
             let may_be_long = self.tier.wait > STAY;
             let renew = held_since.filter(|_| may_be_long).map(|since: Instant| since + STAY);
             tokio::select! {
                 biased;
                 // An error means that the scheduler is gone, which is the same.
                 _ = stop.wait_for(|stop| *stop) => break Ok(Left::Stopped),
-                Some(again) = moving.next() => waiting.extend(again.map(Reverse)),
+                Some(again) = moving.next() => if let Some(again) = again {
+                    waiting.push(again.time(), again);
+                },
                 () = sleep_until(soon.unwrap_or_else(Instant::now)), if soon.is_some() => {}
                 () = sleep_until(renew.unwrap_or_else(Instant::now)), if renew.is_some() => {
                     break Ok(Left::Renewing);
@@ -122,7 +132,8 @@ impl<'a> Mover<'a> {
                     Ok(Some(batch)) => {
                         held_since.get_or_insert_with(Instant::now);
                         for delivery in batch {
-                            waiting.push(Reverse(self.hold(delivery, turn)));
+                            let next = self.hold(delivery, turn);
+                            waiting.push(next.time(), next);
                             turn += 1;
                         }
                     }
@@ -244,25 +255,5 @@ impl<'a> Mover<'a> {
             *told = Some(Instant::now());
             tracing::warn!(?late, topic = %ticket.topic, "scheduled messages are published late");
         }
-    }
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.until, self.turn).cmp(&(other.until, other.turn))
     }
 }

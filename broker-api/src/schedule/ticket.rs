@@ -1,11 +1,10 @@
 //! What a message that waits carries in its headers: where to, and when.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::clock;
 use crate::dead_letter::headers::History;
 use crate::error::{Error, ErrorKind, Result};
-use crate::headers::Headers;
 use crate::message::Message;
 use crate::name::Name;
 
@@ -37,12 +36,12 @@ impl Ticket {
         let timestamp = message.timestamp();
         let headers = message.headers_mut();
         headers.set(TOPIC, self.topic.as_str());
-        headers.set(DUE, milliseconds(self.due).to_string());
+        headers.set_due(DUE, self.due);
         if let Some(partition) = self.partition {
             headers.set(PARTITION, partition.to_string());
         }
         if let Some(timestamp) = timestamp {
-            headers.set(TIMESTAMP, milliseconds(timestamp).to_string());
+            headers.set_due(TIMESTAMP, timestamp);
         }
         stamp(message)
     }
@@ -58,10 +57,10 @@ impl Ticket {
             Error::new(ErrorKind::Invalid, "schedule", text)
         };
         let topic = headers.get_str(TOPIC).ok_or_else(|| missing(TOPIC))?;
-        let due = number(headers, DUE).and_then(time).ok_or_else(|| missing(DUE))?;
+        let due = headers.time(DUE).ok_or_else(|| missing(DUE))?;
         let partition = match headers.get(PARTITION) {
             None => None,
-            Some(_) => Some(number(headers, PARTITION).ok_or_else(|| missing(PARTITION))?),
+            Some(_) => Some(headers.number(PARTITION).ok_or_else(|| missing(PARTITION))?),
         };
         Ok(Self { topic: Name::intern(topic)?, partition, due })
     }
@@ -70,7 +69,7 @@ impl Ticket {
     /// dead letter left on it.
     pub(super) fn take_off(message: Message) -> Message {
         let (_, mut message) = History::take(message);
-        let timestamp = number(message.headers(), TIMESTAMP).and_then(time);
+        let timestamp = message.headers().time(TIMESTAMP);
         for name in ALL {
             message.headers_mut().remove(name);
         }
@@ -82,32 +81,25 @@ impl Ticket {
 /// what is too old to keep.
 pub(super) fn stamp(mut message: Message) -> Message {
     let now = clock::now();
-    message.headers_mut().set(SINCE, milliseconds(now).to_string());
+    message.headers_mut().set_due(SINCE, now);
     message.with_timestamp(now)
 }
 
 /// Since when the message waits where it is, if it says so.
 pub(super) fn since(message: &Message) -> Option<SystemTime> {
-    number(message.headers(), SINCE).and_then(time)
-}
-
-fn number<N: std::str::FromStr>(headers: &Headers, name: &str) -> Option<N> {
-    headers.get_str(name)?.parse().ok()
-}
-
-fn time(ms: u64) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(Duration::from_millis(ms))
-}
-
-/// Rounded up, so that nothing comes early.
-fn milliseconds(time: SystemTime) -> u128 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().div_ceil(1_000_000)
+    message.headers().time(SINCE)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
     use proptest::prelude::*;
+
+    fn time(ms: u64) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_millis(ms))
+    }
 
     proptest! {
         #[test]

@@ -70,6 +70,52 @@ async fn while_one_key_pauses_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_delay_in_order_holds_back_its_key_alone_though_one_message_is_handled_at_a_time() {
+    let broker = broker_with(&["a:1", "a:2", "b:3", "c:4"]).await;
+    let log = Log::new();
+    let handler = |text: Bytes, context: Context| {
+        log.add((text.clone(), context.attempt()));
+        let fails = [b"a:1", b"c:4"].contains(&text.as_ref().try_into().unwrap_or(b"   "));
+        async move { if fails { Err("not now".into()) } else { Ok(()) } }
+    };
+    let retry = Retry::none().delays([10 * SECOND, 60 * SECOND]).in_order();
+    consumer(&broker, 300 * SECOND).retry(retry).run(handler).await.unwrap();
+    let at = |seconds: u128, text: &'static str, attempt| {
+        (1_000 * seconds, (Bytes::from(text), attempt))
+    };
+    let wanted = [
+        at(0, "a:1", 1),
+        at(0, "b:3", 1),
+        at(0, "c:4", 1),
+        at(10, "a:1", 2),
+        at(10, "c:4", 2),
+        at(70, "a:1", 3),
+        at(70, "c:4", 3),
+        at(70, "a:2", 1),
+    ];
+    let mut log = log.take();
+    // Those of one time come in any order.
+    log.sort();
+    let mut wanted = wanted.to_vec();
+    wanted.sort();
+    assert_eq!(log, wanted);
+    assert_eq!(lag(&broker).await, 0);
+    let letters = crate::dead_letter::dead_letter_topic(WORK.name(), Name::new(GROUP)).unwrap();
+    let letters = broker.dead_letters(letters).list(&Default::default()).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.attempts).collect::<Vec<_>>(), [3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_in_order_does_not_hold_up_the_end() {
+    let broker = broker_with(&["a:1", "a:2"]).await;
+    let log = Log::new();
+    let retry = Retry::none().delays([3_600 * SECOND]).in_order();
+    consumer(&broker, 60 * SECOND).retry(retry).run(failing(&log)).await.unwrap();
+    assert_eq!((log.take(), log.0.elapsed()), (vec![(0, 1)], 60 * SECOND));
+    assert_eq!(lag(&broker).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_takes_longer_than_its_limit_is_cancelled_and_has_failed() {
     struct Cancelled<'a>(&'a Log<&'static str>);
     impl Drop for Cancelled<'_> {
