@@ -133,6 +133,10 @@ impl Backend for Amqp {
                 "RabbitMQ cannot publish a message and settle another as one step on quorum queues",
             )
             .without(
+                Capability::Revocation,
+                "a single active consumer keeps its queue until it has settled what it holds",
+            )
+            .without(
                 Capability::Offsets,
                 "messages of a queue have no offset; those of a replay have one in their topic",
             );

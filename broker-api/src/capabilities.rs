@@ -17,6 +17,10 @@ pub enum Capability {
     DeliveryCount,
     /// Members of a group share its partitions evenly by themselves.
     Balance,
+    /// A partition that another member is to have is taken from one that does not settle what it
+    /// holds of it: that is handled again by the other, and what the first one settles late has no
+    /// effect. Elsewhere the partition stays until all that is held of it is settled.
+    Revocation,
     /// Only the newest message of each key is kept.
     Compaction,
     /// Partitions can be added to a topic.
@@ -66,6 +70,7 @@ impl fmt::Display for Capability {
             Self::Offsets => "offsets",
             Self::DeliveryCount => "delivery count",
             Self::Balance => "balance",
+            Self::Revocation => "revocation",
             Self::Compaction => "compaction",
             Self::AddPartitions => "adding partitions",
             Self::Lag => "lag",

@@ -263,7 +263,8 @@ impl KafkaConfig {
     pub(crate) fn reader(&self, group: &str) -> ClientConfig {
         let mut client = self.consumer(group);
         client.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
-        // A membership is what this belongs to.
+        // A membership is what these belong to. The second has to fit the session timeout, which is
+        // not set here.
         client.remove("group.instance.id");
         client.remove(INTERVAL);
         client

@@ -187,10 +187,17 @@ impl Backend for Counter {
     }
 
     fn capabilities(&self, _: Name) -> Capabilities {
-        use Capability::{
-            AddPartitions, Balance, Compaction, Lag, Replay, StartPosition, Transactions,
-        };
-        let lacks = [Replay, StartPosition, Balance, Compaction, AddPartitions, Lag, Transactions];
+        use Capability::*;
+        let lacks = [
+            Replay,
+            StartPosition,
+            Balance,
+            Revocation,
+            Compaction,
+            AddPartitions,
+            Lag,
+            Transactions,
+        ];
         lacks
             .into_iter()
             .fold(Capabilities::all(), |c, lack| c.without(lack, "a post office only forwards"))

@@ -125,10 +125,15 @@ impl Backend for Memory {
     }
 
     fn capabilities(&self, _: Name) -> Capabilities {
-        Capabilities::all().without(
-            Capability::Transactions,
-            "the embedded broker settles a message and publishes others one after the other",
-        )
+        Capabilities::all()
+            .without(
+                Capability::Transactions,
+                "the embedded broker settles a message and publishes others one after the other",
+            )
+            .without(
+                Capability::Revocation,
+                "a partition stays with its member as long as that holds messages of it",
+            )
     }
 
     fn publish(&self, outgoing: Outgoing) {

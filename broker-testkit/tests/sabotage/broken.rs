@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use broker_api::{
     Backend, Capabilities, Capability, Confirm, Connection, Delivery, Error, GroupSpec, Health,
@@ -16,6 +17,7 @@ use broker_api::{
 pub(crate) enum Flaw {
     AcknowledgesEarly,
     SwallowsRequeues,
+    TakesBackWhatIsHeldForLong,
     BringsBackRejected,
     LosesLastAcknowledgements,
     StaysWhenItLeaves,
@@ -222,6 +224,14 @@ impl Source for BrokenSource {
             Some(Flaw::AcknowledgesEarly) => {
                 let received = delivery.received().clone();
                 delivery.ack();
+                Delivery::unsettled(received)
+            }
+            Some(Flaw::TakesBackWhatIsHeldForLong) => {
+                let received = delivery.received().clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    drop(delivery);
+                });
                 Delivery::unsettled(received)
             }
             Some(flaw) => delivery.map_settle(|inner| {

@@ -165,6 +165,9 @@ impl Backend for Flawed {
                 let error = said(&outgoing, headers::ERROR_MESSAGE);
                 outgoing.message = outgoing.message.with_header("x-exception", error);
             }
+            (Flaw::RedrivesUnderNewIds, Station::Redriven) => {
+                outgoing.message = outgoing.message.with_id(MessageId::new());
+            }
             (Flaw::RedrivesWithoutHistory, Station::Redriven) => {
                 let kept = outgoing.message.headers().iter().filter(|(name, _)| !own(name));
                 let kept = kept.map(|(name, value)| (name.to_owned(), value.clone())).collect();
@@ -245,6 +248,10 @@ impl FlawedSource {
                 message: received.message.with_key("all"),
                 partition: 0,
                 ..received
+            }),
+            Flaw::LosesTheTrace => delivery.map_received(|mut received| {
+                received.message.headers_mut().remove("tracestate");
+                received
             }),
             Flaw::TakesAllForHandled => delivery.map_received(|received| Received {
                 message: received.message.with_id("all"),

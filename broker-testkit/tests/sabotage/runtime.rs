@@ -1,9 +1,7 @@
 //! The consuming runtime with one flaw, made from the real one and a [`Flawed`] backend.
 
-use std::time::Duration;
-
 use broker_api::Memory;
-use broker_testkit::conformance::{self, Fixture, Outcome};
+use broker_testkit::conformance::{Fixture, Outcome};
 
 use crate::flawed::Flawed;
 
@@ -25,11 +23,13 @@ pub(crate) enum Flaw {
     BringsBackWhatItDiscards,
     RedrivesToAllGroups,
     RedrivesWithoutHistory,
+    RedrivesUnderNewIds,
     ForgetsWhatItRedrove,
     ReordersAKey,
     HasOneLaneForAll,
     TakesNothingForHandled,
     TakesAllForHandled,
+    LosesTheTrace,
     ConfirmsOutputsUnasked,
     DeliversEarly,
     DeliversTwice,
@@ -38,14 +38,9 @@ pub(crate) enum Flaw {
 }
 
 fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
-    let case = conformance::cases().find(|c| c.name() == case);
-    let case = case.unwrap_or_else(|| panic!("the suite has no such case"));
-    // What has to be missed is missed sooner than a real broker would need, but schedules need
-    // their time.
-    let patience = if case.subject() == "schedule" { 12 } else { 3 };
-    conformance::check(&case, move || async move {
+    crate::check(case, move || {
         let memory = Memory::new();
-        let fixture = match flaw {
+        match flaw {
             None => Fixture::new(move || {
                 let connection = memory.connect();
                 async { Ok(connection) }
@@ -54,8 +49,7 @@ fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
                 let connection = memory.connect();
                 async move { Ok(Flawed::new(connection, flaw)) }
             }),
-        };
-        Ok(fixture.patience(Duration::from_secs(patience)))
+        }
     })
 }
 
@@ -97,6 +91,9 @@ found! {
     redriving_to_all_groups_is_found: RedrivesToAllGroups
         by "redrive::redriving_reaches_the_group_that_failed_and_no_other"
         saying "what the other group got";
+    redriving_under_new_ids_is_found: RedrivesUnderNewIds
+        by "redrive::a_message_that_is_redriven_twice_is_known_by_its_id"
+        saying "the ids of the message";
     redriving_without_history_is_found: RedrivesWithoutHistory
         by "redrive::what_fails_again_after_a_redrive_is_a_new_dead_letter_with_its_history"
         saying "redrives";
@@ -121,6 +118,9 @@ found! {
     taking_all_for_handled_is_found: TakesAllForHandled
         by "handler::what_the_group_has_handled_is_not_handled_again"
         saying "what the case waits for took more than";
+    losing_the_trace_is_found: LosesTheTrace
+        by "handler::the_trace_of_a_message_comes_to_every_attempt"
+        saying "the trace in each attempt";
     giving_up_a_whole_batch_is_found: GivesUpTheWholeBatch
         by "batch::each_message_has_its_own_outcome" saying "the dead letters";
     dead_lettering_without_the_key_is_found: DeadLettersWithoutKeys

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use broker_api::dead_letter::Pace;
 use broker_api::{Breaker, Control, Failure, Memory, Retry};
-use broker_testkit::conformance::{self, Fixture, Outcome, Tamper};
+use broker_testkit::conformance::{Fixture, Outcome, Tamper};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -23,6 +23,7 @@ enum Flaw {
     RetriesPastTheLimit,
     RetriesOnceMore,
     NeverRetries,
+    LetsLaterOnesPass,
     ForgetsWhatTheHandlerSays,
     FillsBatchesTooFull,
     WaitsForFullBatches,
@@ -54,6 +55,10 @@ impl Flaw {
             Self::RetriesPastTheLimit => Tamper { retry: Some(retry), ..none },
             Self::RetriesOnceMore => Tamper { retry: Some(retry.attempts(4)), ..none },
             Self::NeverRetries => Tamper { retry: Some(Retry::none()), ..none },
+            Self::LetsLaterOnesPass => {
+                let delays = [Duration::from_millis(200); 100];
+                Tamper { retry: Some(Retry::none().delays(delays)), ..none }
+            }
             Self::ForgetsWhatTheHandlerSays => {
                 Tamper { failure: Some(|failure| Failure::from(failure.into_error())), ..none }
             }
@@ -66,17 +71,13 @@ impl Flaw {
 }
 
 fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
-    let case = conformance::cases().find(|c| c.name() == case);
-    let case = case.unwrap_or_else(|| panic!("the suite has no such case"));
-    conformance::check(&case, move || async move {
+    crate::check(case, move || {
         let memory = Memory::new();
         let fixture = Fixture::new(move || {
             let connection = memory.connect();
             async { Ok(connection) }
         });
-        // What has to be missed is missed sooner than a real broker would need.
-        let fixture = fixture.patience(Duration::from_secs(3));
-        Ok(fixture.tamper(flaw.map(Flaw::tamper).unwrap_or_default()))
+        fixture.tamper(flaw.map(Flaw::tamper).unwrap_or_default())
     })
 }
 
@@ -129,6 +130,12 @@ found! {
     hiding_retries_from_layers_is_found: NeverRetries
         by "handler::layers_see_every_attempt_and_a_permanent_failure_survives_them"
         saying "the attempts that the layer saw";
+    letting_later_messages_of_a_key_pass_is_found: LetsLaterOnesPass
+        by "retry::a_delay_in_order_holds_back_its_key_and_no_other"
+        saying "the order in which they were handled";
+    holding_back_everything_in_order_is_found: RetriesPastTheLimit
+        by "retry::a_delay_in_order_holds_back_its_key_and_no_other"
+        saying "what the case waits for took more than";
     taking_a_permanent_failure_for_another_is_found: ForgetsWhatTheHandlerSays
         by "dead_letter::what_fails_for_good_goes_there_at_the_first_attempt"
         saying "1 dead letters took more than";

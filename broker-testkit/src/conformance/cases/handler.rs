@@ -20,6 +20,7 @@ cases! { "handler";
     the_pause_that_a_handler_asks_for_counts,
     what_a_handler_publishes_is_confirmed_before_its_message_is_settled,
     what_the_group_has_handled_is_not_handled_again,
+    the_trace_of_a_message_comes_to_every_attempt,
     layers_see_every_attempt_and_a_permanent_failure_survives_them,
     a_breaker_stops_calling_tries_again_and_health_says_so,
 }
@@ -148,6 +149,36 @@ async fn what_the_group_has_handled_is_not_handled_again(bench: &Bench) -> Verdi
     bench.mark(topic.name(), 1).await?;
     let rest = bench.join(topic.name(), group).await?.texts_before_markers(1).await?;
     ensure!(rest.is_empty(), "what was not handled again is not settled: {rest:?}");
+    Ok(())
+}
+
+async fn the_trace_of_a_message_comes_to_every_attempt(bench: &Bench) -> Verdict {
+    bench.require_replay().await?;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let (topic, group) = work(bench, 1).await?;
+    let broker = bench.broker().await?;
+    let letters = bench.made_by_consumer(topic.name(), group, "dlt")?;
+    let message =
+        Message::new("job").with_header("traceparent", parent).with_header("tracestate", "a=1,b=2");
+    broker.publish_message(topic.name(), message).await?;
+    let trace_of = |message: &Message| {
+        let header = |name| message.headers().get_str(name).unwrap_or("missing").to_owned();
+        format!("{} {}", header("traceparent"), header("tracestate"))
+    };
+    let seen = Seen::default();
+    let handler = async |_, context: Context| {
+        seen.add(trace_of(context.message()));
+        Err("never".into())
+    };
+    // In the topic, in place, and after a delay.
+    let retry = quick().attempts(2).delays([SHORT]);
+    let consumer = broker.consumer(topic, group.as_str()).retry(retry);
+    let arrived = async { bench.dead_letters(&broker, letters, 1).await.map(drop) };
+    bench.consume(consumer, handler, arrived).await?;
+    let trace = format!("{parent} a=1,b=2");
+    ensure_eq!(seen.all(), [&*trace; 4], "the trace in each attempt");
+    let letter = bench.dead_letters(&broker, letters, 1).await?.remove(0);
+    ensure_eq!(trace_of(&letter.message), trace, "the trace in the dead letter");
     Ok(())
 }
 

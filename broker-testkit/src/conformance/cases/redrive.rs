@@ -1,10 +1,13 @@
 //! Dead letters are looked at, put back, and discarded.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use broker_api::dead_letter::{Filter, Pace};
-use broker_api::{GroupSpec, Message, Permanent};
+use broker_api::{
+    BoxError, Dedup, GroupSpec, Message, MessageId, Name, Permanent, RecentIds, async_trait,
+};
 
 use super::super::bench::Bench;
 use super::super::case::cases;
@@ -17,6 +20,7 @@ cases! { "redrive";
     redriving_reaches_the_group_that_failed_and_no_other,
     what_fails_again_after_a_redrive_is_a_new_dead_letter_with_its_history,
     an_interrupted_redrive_loses_nothing_and_goes_on,
+    a_message_that_is_redriven_twice_is_known_by_its_id,
     a_redrive_keeps_to_its_pace,
     what_was_redriven_or_discarded_is_off_the_list,
     a_filter_picks_by_topic_key_and_kind,
@@ -113,6 +117,58 @@ async fn an_interrupted_redrive_loses_nothing_and_goes_on(bench: &Bench) -> Verd
     let mut came = sorted(seen.all());
     came.dedup();
     ensure_eq!(came, ["1", "2", "3"], "what came back");
+    Ok(())
+}
+
+/// Tells which ids it was asked for.
+struct Asked {
+    ids: Arc<Seen>,
+    recent: RecentIds,
+}
+
+#[async_trait]
+impl Dedup for Asked {
+    async fn is_done(&self, group: Name, id: &MessageId) -> Result<bool, BoxError> {
+        self.ids.add(id.to_string());
+        self.recent.is_done(group, id).await
+    }
+
+    async fn done(&self, group: Name, id: &MessageId) -> Result<(), BoxError> {
+        self.recent.done(group, id).await
+    }
+}
+
+async fn a_message_that_is_redriven_twice_is_known_by_its_id(bench: &Bench) -> Verdict {
+    let (topic, group, letters) = numbers(bench).await?;
+    let broker = bench.broker().await?;
+    broker.publish_message(topic.name(), Message::new("7")).id("the-id").await?;
+    let mended = AtomicBool::new(false);
+    let (handled, ids) = (Seen::default(), Arc::new(Seen::default()));
+    let handler = async |number: u32, _| {
+        if !mended.load(Ordering::SeqCst) {
+            return Err("not mended").permanent();
+        }
+        handled.add(number.to_string());
+        Ok(())
+    };
+    let twice = async {
+        bench.dead_letters(&broker, letters, 1).await?;
+        mended.store(true, Ordering::SeqCst);
+        for copy in 2..=3 {
+            let all = Filter::default();
+            let redriven = broker.dead_letters(letters).redrive(&all, Pace::Unlimited).await?;
+            ensure_eq!(redriven.len(), 1, "redriven dead letters");
+            ids.count(copy).await?;
+            // As if the process had ended before it was noted.
+            broker.delete_topic(Name::intern(&format!("{letters}.done"))?).await?;
+        }
+        Ok(())
+    };
+    let dedup = Asked { ids: ids.clone(), recent: RecentIds::new(10) };
+    let consumer = consumer(&broker, topic, group).dedup(dedup);
+    bench.consume(consumer, handler, twice).await?;
+    ensure_eq!(ids.all(), ["the-id"; 3], "the ids of the message, of its copy, and of the other");
+    ensure_eq!(handled.all(), ["7"], "what the handler saw");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use broker_api::{Bytes, Context, GroupSpec, Message, Retry};
+use broker_api::{Broker, Bytes, Context, GroupSpec, Message, Retry, Unprocessable};
 
 use super::super::bench::Bench;
 use super::super::case::cases;
@@ -18,7 +18,9 @@ cases! { "retry";
     a_delayed_retry_survives_the_consumer_that_asked_for_it,
     delays_follow_each_other_and_then_comes_the_dead_letter,
     attempts_in_place_end_with_their_total_time,
+    attempts_in_place_leave_the_member_in_its_group,
     a_failing_key_holds_back_only_itself,
+    a_delay_in_order_holds_back_its_key_and_no_other,
     a_paused_consumer_begins_nothing_and_goes_on_when_resumed,
 }
 
@@ -164,6 +166,40 @@ async fn attempts_in_place_end_with_their_total_time(bench: &Bench) -> Verdict {
     Ok(())
 }
 
+async fn attempts_in_place_leave_the_member_in_its_group(bench: &Bench) -> Verdict {
+    // Seven seconds together: longer than the shortest time for which a member can be silent
+    // where that is limited.
+    const ATTEMPTS: u32 = 8;
+    let pause = Duration::from_secs(1);
+    let retry = Retry::forever().initial(pause).max(pause).jitter(false);
+    let (topic, group) = work(bench, 1).await?;
+    bench.publish(topic.name(), 0, ["job"]).await?;
+    let seen = Seen::default();
+    let handler = async |name: &str, context: Context| {
+        seen.add(format!("{name} {}", context.attempt()));
+        if context.attempt() < ATTEMPTS { Err("not now".into()) } else { Ok(()) }
+    };
+    let (one, other) = (bench.connect().await?, bench.connect().await?);
+    let consumer = |broker: &Broker| {
+        let consumer = broker.consumer(topic, group.as_str()).retry(retry.clone());
+        // So there is no second topic: a member with one partition keeps it when another joins.
+        consumer.unprocessable(Unprocessable::Discard)
+    };
+    let (busy, idle) = (consumer(&one), consumer(&other));
+    let all = async {
+        seen.count(1).await?;
+        let all = seen.count(ATTEMPTS as usize);
+        bench.consume(idle, async |_, context| handler("another", context).await, all).await
+    };
+    bench.consume(busy, async |_, context| handler("it", context).await, all).await?;
+    let wanted: Vec<_> = (1..=ATTEMPTS).map(|attempt| format!("it {attempt}")).collect();
+    ensure_eq!(seen.all(), wanted, "who made which attempt");
+    bench.mark(topic.name(), 1).await?;
+    let rest = bench.join(topic.name(), group).await?.texts_before_markers(1).await?;
+    ensure!(rest.is_empty(), "it came again: {rest:?}");
+    Ok(())
+}
+
 async fn a_failing_key_holds_back_only_itself(bench: &Bench) -> Verdict {
     let (topic, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
@@ -180,6 +216,28 @@ async fn a_failing_key_holds_back_only_itself(bench: &Bench) -> Verdict {
         Ok(())
     };
     let consumer = broker.consumer(topic, group.as_str()).retry(quick()).concurrency(4);
+    bench.consume(consumer, handler, seen.count(3)).await?;
+    ensure_eq!(seen.all(), ["b1", "a1", "a2"], "the order in which they were handled");
+    Ok(())
+}
+
+async fn a_delay_in_order_holds_back_its_key_and_no_other(bench: &Bench) -> Verdict {
+    let (topic, group) = work(bench, 1).await?;
+    let broker = bench.broker().await?;
+    for (payload, key) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
+        broker.publish_message(topic.name(), Message::new(payload).with_key(key)).await?;
+    }
+    let seen = Seen::default();
+    let handler = async |payload: Bytes, _| {
+        // The other key can only come while this one is delayed.
+        if payload == "a1" && !seen.all().iter().any(|seen| seen == "b1") {
+            return Err("not before b1".into());
+        }
+        seen.add(String::from_utf8_lossy(&payload));
+        Ok(())
+    };
+    let retry = Retry::none().delays([SHORT; 100]).in_order();
+    let consumer = broker.consumer(topic, group.as_str()).retry(retry);
     bench.consume(consumer, handler, seen.count(3)).await?;
     ensure_eq!(seen.all(), ["b1", "a1", "a2"], "the order in which they were handled");
     Ok(())

@@ -4,7 +4,7 @@ use broker_api::{Delivery, Settings};
 
 use crate::conformance::bench::Bench;
 use crate::conformance::case::cases;
-use crate::conformance::fault::{Verdict, ensure_eq};
+use crate::conformance::fault::{Verdict, ensure, ensure_eq};
 use crate::conformance::inbox::{sorted, text, texts};
 
 cases! { "settle";
@@ -20,6 +20,7 @@ cases! { "settle";
     a_panic_while_handling_acknowledges_nothing,
     a_task_that_is_cancelled_while_handling_acknowledges_nothing,
     settling_after_the_consumer_has_left_has_no_effect,
+    settling_in_a_partition_that_was_taken_away_has_no_effect [Revocation],
     a_delivery_counts_how_often_it_came [DeliveryCount],
     a_requeue_loop_of_one_message_does_not_lose_it,
 }
@@ -247,6 +248,51 @@ async fn settling_after_the_consumer_has_left_has_no_effect(bench: &Bench) -> Ve
         texts("a", 6)[4..],
         "left over by the second member, whatever the first settled late"
     );
+    Ok(())
+}
+
+async fn settling_in_a_partition_that_was_taken_away_has_no_effect(bench: &Bench) -> Verdict {
+    let topic = bench.topic("settle", 2).await?;
+    let group = bench.declared(topic, "group").await?;
+    let all = [texts("a", 3), texts("b", 3)];
+    bench.publish(topic, 0, &all[0]).await?;
+    bench.publish(topic, 1, &all[1]).await?;
+    let former = bench.connect().await?;
+    let mut stayer = bench.join_at(&former, topic, group, 100).await?;
+    let held = stayer.take(6).await?;
+
+    // One of the two partitions is the next member's, though the first has settled nothing in it.
+    let broker = bench.connect().await?;
+    let mut next = bench.join_at(&broker, topic, group, 100).await?;
+    let mut taken = next.take(3).await?;
+    let lost = taken[0].received().partition;
+    let of_lost = |delivery: &Delivery| delivery.received().partition == lost;
+    ensure!(taken.iter().all(of_lost), "the next member got both partitions: {taken:?}");
+    let (late, kept): (Vec<_>, Vec<_>) = held.into_iter().partition(of_lost);
+    ensure!(!late.iter().any(Delivery::is_live), "live in a partition that was lost: {late:?}");
+    // Where a rebalance takes everything away, what is left of it came back as something new.
+    let keeps = kept.iter().all(Delivery::is_live);
+
+    // The new owner has two of three settled; the former one settles them all, each otherwise.
+    let third = taken.pop();
+    taken.into_iter().for_each(Delivery::ack);
+    for (delivery, settle) in
+        late.into_iter().zip([Delivery::requeue, Delivery::reject, Delivery::ack])
+    {
+        settle(delivery);
+    }
+    kept.into_iter().for_each(Delivery::ack);
+    next.close().await?;
+    // The former owner is the last to say where the group is.
+    stayer.close().await?;
+    drop(third);
+    bench.mark(topic, 2).await?;
+    let came = bench.join(topic, group).await?.texts_before_markers(2).await?;
+    let mut left = all[lost as usize][2..].to_vec();
+    if !keeps {
+        left.extend_from_slice(&all[1 - lost as usize]);
+    }
+    ensure_eq!(sorted(came), sorted(left), "left over, whatever the former owner settled late");
     Ok(())
 }
 
