@@ -16,30 +16,35 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// In every password here, so that a log can be searched for it.
 const SECRET: &str = "Xq7-never-shown";
 
+/// What librdkafka says of logging in.
+const SASL: &str = "sasl";
+/// What is logged of a connection to RabbitMQ.
+const LAPIN: &str = "lapin::";
+
 fn main() -> ExitCode {
     log::capture();
     let trials = vec![
-        trial("Kafka lets in who may, and tells the others why not", kafka::logins),
-        trial("Kafka's missing permissions are permanent errors", kafka::permissions),
-        trial("RabbitMQ 3 lets in who may, and tells the others why not", || {
+        trial("Kafka lets in who may, and tells the others why not", SASL, kafka::logins),
+        trial("Kafka's missing permissions are permanent errors", SASL, kafka::permissions),
+        trial("RabbitMQ 3 lets in who may, and tells the others why not", LAPIN, || {
             rabbitmq::logins(RabbitMqVersion::V3)
         }),
-        trial("RabbitMQ 4 lets in who may, and tells the others why not", || {
+        trial("RabbitMQ 4 lets in who may, and tells the others why not", LAPIN, || {
             rabbitmq::logins(RabbitMqVersion::V4)
         }),
-        trial("RabbitMQ's missing permissions are permanent errors", rabbitmq::permissions),
+        trial("RabbitMQ's missing permissions are permanent errors", LAPIN, rabbitmq::permissions),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 /// A test at whose end the log has been searched for secrets. Ignored where the broker is not installed and need not be.
-fn trial<F>(name: &str, test: impl FnOnce() -> F + Send + 'static) -> Trial
+fn trial<F>(name: &str, said: &'static str, test: impl FnOnce() -> F + Send + 'static) -> Trial
 where
     F: Future<Output = Outcome>,
 {
     Trial::ignorable_test(name, move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        match runtime.block_on(test()).and_then(|()| log::holds_no_secret()) {
+        match runtime.block_on(test()).and_then(|()| log::holds_no_secret(said)) {
             Ok(()) => Ok(Completion::Completed),
             Err(error) => match error.downcast_ref() {
                 Some(missing @ LocalError::NotInstalled { .. })
