@@ -75,16 +75,21 @@ fn image(variable: &str, default: &str) -> String {
 
 /// All that one node needs: the official image forgets its own defaults as soon as one is given.
 fn kafka_variables(port: u16) -> Vec<(String, String)> {
-    // A client goes where the broker says that it is, so the broker has to know.
-    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    // A client goes where the broker says that it is, so the broker has to know; and it has to reach itself, which it
+    // does to end a transaction, where that address means nothing.
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port},INSIDE://localhost:9094");
     let own = [
         ("advertised.listeners", advertised.as_str()),
         ("node.id", "1"),
         ("process.roles", "broker,controller"),
-        ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"),
+        ("listeners", "PLAINTEXT://:9092,INSIDE://:9094,CONTROLLER://:9093"),
+        ("inter.broker.listener.name", "INSIDE"),
         ("controller.listener.names", "CONTROLLER"),
         ("controller.quorum.voters", "1@localhost:9093"),
-        ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"),
+        (
+            "listener.security.protocol.map",
+            "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,INSIDE:PLAINTEXT",
+        ),
     ];
     let variable = |key: &str| format!("KAFKA_{}", key.replace('.', "_").to_uppercase());
     own.iter().chain(SMALL_KAFKA).map(|(key, value)| (variable(key), (*value).to_owned())).collect()
