@@ -5,7 +5,8 @@
 //! - [`harness`]: an application under test, on the in-memory broker;
 //! - [`history`]: what clients were told, and a checker that says what is wrong with it;
 //! - [`local`]: real brokers as local processes, with handles to break them;
-//! - [`proxy`]: a network to break.
+//! - [`proxy`]: a network to break;
+//! - [`wrapped`]: a backend to break, around another one.
 
 pub mod brokers;
 pub mod conformance;
@@ -13,3 +14,4 @@ pub mod harness;
 pub mod history;
 pub mod local;
 pub mod proxy;
+pub mod wrapped;

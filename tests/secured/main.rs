@@ -1,17 +1,18 @@
 //! Logging in, by every way that the brokers have, on brokers that let nobody else in; and that no secret of it is ever told.
 
 mod kafka;
+#[path = "../../broker-testkit/tests/launched/mod.rs"]
+mod launched;
 mod log;
 mod rabbitmq;
 mod user;
 
-use std::error::Error;
 use std::process::ExitCode;
 
-use broker_testkit::local::{LocalError, RabbitMqVersion};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use broker_testkit::local::RabbitMqVersion;
+use libtest_mimic::{Arguments, Trial};
 
-type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+use launched::Outcome;
 
 /// In every password here, so that a log can be searched for it.
 const SECRET: &str = "Xq7-never-shown";
@@ -37,24 +38,14 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// A test at whose end the log has been searched for secrets. Ignored where the broker is not installed and need not be.
+/// A test at whose end the log has been searched for secrets.
 fn trial<F>(name: &str, said: &'static str, test: impl FnOnce() -> F + Send + 'static) -> Trial
 where
     F: Future<Output = Outcome>,
 {
-    Trial::ignorable_test(name, move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        match runtime.block_on(test()).and_then(|()| log::holds_no_secret(said)) {
-            Ok(()) => Ok(Completion::Completed),
-            Err(error) => match error.downcast_ref() {
-                Some(missing @ LocalError::NotInstalled { .. })
-                    if std::env::var_os("BROKER_TESTKIT_REQUIRE").is_none() =>
-                {
-                    Ok(Completion::ignored_with(missing))
-                }
-                _ => Err(Failed::from(error.to_string())),
-            },
-        }
+    launched::trial(name.to_owned(), async move || {
+        test().await?;
+        log::holds_no_secret(said)
     })
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use broker_api::{
-    Backend, Capabilities, Confirm, GroupSpec, Health, Message, Name, Outgoing, Read, Result,
-    Source, Subscribe, TopicDescription, TopicSpec, Transactions, async_trait,
-};
+use broker_api::{Backend, Confirm, Outgoing};
+
+use crate::wrapped::{Wrapped, Wraps};
 
 /// The bytes of messages between publishing and confirming, on their way through here.
 pub(crate) struct Gauge {
@@ -32,25 +31,15 @@ impl Level {
 }
 
 impl Gauge {
-    pub(crate) fn new(inner: Arc<dyn Backend>) -> (Self, Arc<Level>) {
+    pub(crate) fn around(inner: Arc<dyn Backend>) -> (Wrapped<Self>, Arc<Level>) {
         let level = Arc::<Level>::default();
-        (Self { inner, level: level.clone() }, level)
+        (Wrapped(Self { inner, level: level.clone() }), level)
     }
 }
 
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl Backend for Gauge {
-    fn system(&self) -> &'static str {
-        self.inner.system()
-    }
-
-    fn system_of(&self, topic: Name) -> &'static str {
-        self.inner.system_of(topic)
-    }
-
-    fn capabilities(&self, topic: Name) -> Capabilities {
-        self.inner.capabilities(topic)
+impl Wraps for Gauge {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
 
     fn publish(&self, outgoing: Outgoing) {
@@ -63,63 +52,5 @@ impl Backend for Gauge {
             outer.done(result);
         });
         self.inner.publish(Outgoing { confirm, ..outgoing });
-    }
-
-    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
-        self.inner.subscribe(subscribe).await
-    }
-
-    async fn subscribe_exactly_once(
-        &self,
-        subscribe: Subscribe,
-        transactions: Transactions,
-    ) -> Result<Box<dyn Source>> {
-        self.inner.subscribe_exactly_once(subscribe, transactions).await
-    }
-
-    async fn check_output(
-        &self,
-        input: Name,
-        topic: Name,
-        partition: Option<u32>,
-        message: &Message,
-    ) -> Result<()> {
-        self.inner.check_output(input, topic, partition, message).await
-    }
-
-    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
-        self.inner.read(read).await
-    }
-
-    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
-        self.inner.create_topic(spec).await
-    }
-
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        self.inner.describe_topic(topic).await
-    }
-
-    async fn add_partitions(&self, topic: Name, total: u32) -> Result<()> {
-        self.inner.add_partitions(topic, total).await
-    }
-
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        self.inner.delete_topic(topic).await
-    }
-
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(topic, group).await
-    }
-
-    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
-        self.inner.lag(topic, group).await
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }

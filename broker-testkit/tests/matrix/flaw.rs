@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::{
-    Backend, Capabilities, Confirm, Connection, Delivery, GroupSpec, Health, Name, Outgoing, Read,
-    Receipt, Result, Source, Subscribe, TopicDescription, TopicSpec, async_trait,
+    Backend, Confirm, Connection, Delivery, Health, Outgoing, Receipt, Result, Source, Subscribe,
+    async_trait,
 };
+use broker_testkit::wrapped::{Wrapped, Wraps};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::Fault;
@@ -52,19 +53,15 @@ pub(crate) struct Flawed {
 }
 
 impl Flawed {
-    pub(crate) fn new(inner: impl Backend, flaw: Flaw) -> Self {
-        Self { inner: Arc::new(inner), flaw }
+    pub(crate) fn around(inner: impl Backend, flaw: Flaw) -> Wrapped<Self> {
+        Wrapped(Self { inner: Arc::new(inner), flaw })
     }
 }
 
 #[async_trait]
-impl Backend for Flawed {
-    fn system(&self) -> &'static str {
-        self.inner.system()
-    }
-
-    fn capabilities(&self, topic: Name) -> Capabilities {
-        self.inner.capabilities(topic)
+impl Wraps for Flawed {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
 
     fn publish(&self, mut outgoing: Outgoing) {
@@ -86,26 +83,6 @@ impl Backend for Flawed {
         Ok(Box::new(FlawedSource { inner, backend, flaw, forgotten: false }))
     }
 
-    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
-        self.inner.read(read).await
-    }
-
-    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
-        self.inner.create_topic(spec).await
-    }
-
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        self.inner.describe_topic(topic).await
-    }
-
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        self.inner.delete_topic(topic).await
-    }
-
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(topic, group).await
-    }
-
     fn health(&self) -> Health {
         let mut health = self.inner.health();
         if self.flaw == Flaw::AlwaysUp {
@@ -113,10 +90,6 @@ impl Backend for Flawed {
             health.consumers.iter_mut().for_each(|consumer| consumer.problem = None);
         }
         health
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }
 

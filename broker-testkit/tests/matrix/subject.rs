@@ -62,7 +62,7 @@ impl Address {
     fn broker(&self, backend: impl Backend) -> Broker {
         match self.flaw {
             None => Broker::new(backend),
-            Some(flaw) => Broker::new(Flawed::new(backend, flaw)),
+            Some(flaw) => Broker::new(Flawed::around(backend, flaw)),
         }
     }
 }

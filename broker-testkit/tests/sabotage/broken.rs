@@ -11,6 +11,7 @@ use broker_api::{
     Memory, Message, Name, Outgoing, Read, Receipt, Result, Settle, Settlement, Source, Start,
     Subscribe, TopicDescription, TopicSpec, Until, async_trait,
 };
+use broker_testkit::wrapped::Wraps;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,36 +327,13 @@ pub(crate) struct Listed {
 }
 
 #[async_trait]
-impl Backend for Listed {
-    fn system(&self) -> &'static str {
-        self.inner.system()
+impl Wraps for Listed {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
-    fn capabilities(&self, topic: Name) -> Capabilities {
-        self.inner.capabilities(topic)
-    }
-    fn publish(&self, outgoing: Outgoing) {
-        self.inner.publish(outgoing);
-    }
-    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
-        self.inner.subscribe(subscribe).await
-    }
+
     async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
         self.names.0.lock().unwrap().push(spec.name);
         self.inner.create_topic(spec).await
-    }
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        self.inner.describe_topic(topic).await
-    }
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        self.inner.delete_topic(topic).await
-    }
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(topic, group).await
-    }
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }

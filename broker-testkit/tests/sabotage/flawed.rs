@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use broker_api::dead_letter::headers;
 use broker_api::{
-    Backend, Capabilities, Confirm, Delivery, GroupSpec, Health, Memory, Message, MessageId, Name,
-    Outgoing, Read, Receipt, Received, Result, Settle, Settlement, Source, Subscribe,
-    TopicDescription, TopicSpec, async_trait,
+    Backend, Confirm, Delivery, Memory, Message, MessageId, Name, Outgoing, Receipt, Received,
+    Result, Settle, Settlement, Source, Subscribe, async_trait,
 };
+use broker_testkit::wrapped::{Wrapped, Wraps};
 
 use crate::runtime::Flaw;
 
@@ -62,8 +62,8 @@ pub(crate) struct Flawed {
 }
 
 impl Flawed {
-    pub(crate) fn new(inner: Memory, flaw: Flaw) -> Self {
-        Self { inner, flaw, answer: Mutex::default(), taken: Arc::default() }
+    pub(crate) fn around(inner: Memory, flaw: Flaw) -> Wrapped<Self> {
+        Wrapped(Self { inner, flaw, answer: Mutex::default(), taken: Arc::default() })
     }
 
     /// Publishes the same to the same topic with another message, and tells nobody.
@@ -92,13 +92,9 @@ fn confirmed_at_once(outgoing: &mut Outgoing) {
 }
 
 #[async_trait]
-impl Backend for Flawed {
-    fn system(&self) -> &'static str {
-        "flawed"
-    }
-
-    fn capabilities(&self, topic: Name) -> Capabilities {
-        self.inner.capabilities(topic)
+impl Wraps for Flawed {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
 
     fn publish(&self, mut outgoing: Outgoing) {
@@ -181,34 +177,6 @@ impl Backend for Flawed {
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
         let inner = self.inner.subscribe(subscribe).await?;
         Ok(Box::new(FlawedSource { inner, flaw: self.flaw, taken: self.taken.clone() }))
-    }
-
-    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
-        self.inner.read(read).await
-    }
-
-    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
-        self.inner.create_topic(spec).await
-    }
-
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        self.inner.describe_topic(topic).await
-    }
-
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        self.inner.delete_topic(topic).await
-    }
-
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(topic, group).await
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }
 

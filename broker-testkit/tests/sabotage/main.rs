@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use broker_api::{Memory, TopicSpec};
 use broker_testkit::conformance::{self, Fixture, Outcome, Unready};
+use broker_testkit::wrapped::Wrapped;
 
 /// Wants the case to pass without the flaw, and to fail with it, saying `what`.
 #[track_caller]
@@ -172,7 +173,7 @@ fn everything_a_case_made_is_deleted_even_when_it_fails() {
                     let inner = Arc::new(connect.connect());
                     let broken =
                         broken::Listed { inner: Broken { inner, flaw }, names: names.clone() };
-                    async { Ok(broken) }
+                    async { Ok(Wrapped(broken)) }
                 });
                 Ok(fixture.patience(Duration::from_secs(1)))
             }

@@ -47,7 +47,7 @@ fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
             }),
             Some(flaw) => Fixture::new(move || {
                 let connection = memory.connect();
-                async move { Ok(Flawed::new(connection, flaw)) }
+                async move { Ok(Flawed::around(connection, flaw)) }
             }),
         }
     })

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use broker_api::{
-    Backend, Capabilities, Confirm, Delivery, GroupSpec, Health, Memory, Message, Name, Outgoing,
-    Result, Settle, Settlement, Source, Subscribe, TopicDescription, TopicSpec, async_trait,
+    Backend, Capabilities, Confirm, Delivery, Memory, Message, Name, Outgoing, Result, Settle,
+    Settlement, Source, Subscribe, async_trait,
 };
 use broker_testkit::conformance::{Fixture, Outcome};
+use broker_testkit::wrapped::{Wrapped, Wraps};
 use tokio::time::Instant;
 
 /// What settling late does.
@@ -38,16 +39,15 @@ struct Taking {
 }
 
 #[async_trait]
-impl Backend for Taking {
-    fn system(&self) -> &'static str {
-        "taking"
+impl Wraps for Taking {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
+
     fn capabilities(&self, _: Name) -> Capabilities {
         Capabilities::all()
     }
-    fn publish(&self, outgoing: Outgoing) {
-        self.inner.publish(outgoing);
-    }
+
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
         static MEMBERS: AtomicU64 = AtomicU64::new(0);
         let member = MEMBERS.fetch_add(1, Ordering::Relaxed);
@@ -57,24 +57,6 @@ impl Backend for Taking {
         self.held.lock().retain(|_, delivery| delivery.is_live());
         let (broker, held, flaw) = (self.inner.clone(), self.held.clone(), self.flaw);
         Ok(Box::new(Seat { inner, hand: Arc::new(Hand { member, topic, broker, held, flaw }) }))
-    }
-    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
-        self.inner.create_topic(spec).await
-    }
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        self.inner.describe_topic(topic).await
-    }
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        self.inner.delete_topic(topic).await
-    }
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(topic, group).await
-    }
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }
 
@@ -151,7 +133,7 @@ fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
         let (memory, held) = (Memory::new(), Arc::<Held>::default());
         Fixture::new(move || {
             let (inner, held) = (Arc::new(memory.connect()), held.clone());
-            async move { Ok(Taking { inner, held, flaw }) }
+            async move { Ok(Wrapped(Taking { inner, held, flaw })) }
         })
     })
 }

@@ -3,15 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use broker_api::limits::check_size;
 use broker_api::{
-    Backend, Capabilities, Delivery, GroupSpec, Health, Memory, Message, Name, Outgoing, Read,
-    Result, Settle, Settlement, Source, Subscribe, TopicDescription, TopicSpec, Transactions,
-    async_trait,
+    Backend, Capabilities, Delivery, Memory, Message, Name, Outgoing, Result, Settle, Settlement,
+    Source, Subscribe, Transactions, async_trait,
 };
-use broker_testkit::conformance::{self, Fixture, Outcome};
+use broker_testkit::conformance::{Fixture, Outcome};
+use broker_testkit::wrapped::{Wrapped, Wraps};
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,21 +28,13 @@ struct Together {
 }
 
 #[async_trait]
-impl Backend for Together {
-    fn system(&self) -> &'static str {
-        "together"
+impl Wraps for Together {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
 
     fn capabilities(&self, _: Name) -> Capabilities {
         Capabilities::all()
-    }
-
-    fn publish(&self, outgoing: Outgoing) {
-        self.inner.publish(outgoing);
-    }
-
-    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
-        self.inner.subscribe(subscribe).await
     }
 
     async fn subscribe_exactly_once(
@@ -68,34 +59,6 @@ impl Backend for Together {
         }
         let topic = self.inner.describe_topic(topic).await?;
         check_size(message, topic.max_message_bytes.unwrap_or(usize::MAX))
-    }
-
-    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
-        self.inner.read(read).await
-    }
-
-    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
-        self.inner.create_topic(spec).await
-    }
-
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        self.inner.describe_topic(topic).await
-    }
-
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        self.inner.delete_topic(topic).await
-    }
-
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(topic, group).await
-    }
-
-    fn health(&self) -> Health {
-        self.inner.health()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }
 
@@ -216,16 +179,12 @@ impl Settle for TogetherSettle {
 }
 
 fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
-    let case = conformance::cases().find(|c| c.name() == case);
-    let case = case.unwrap_or_else(|| panic!("the suite has no such case"));
-    conformance::check(&case, move || async move {
+    crate::check(case, move || {
         let memory = Memory::new();
-        let fixture = Fixture::new(move || {
+        Fixture::new(move || {
             let inner = Arc::new(memory.connect());
-            async move { Ok(Together { inner, flaw }) }
-        });
-        // What has to be missed is missed sooner than a real broker would need.
-        Ok(fixture.patience(Duration::from_secs(3)))
+            async move { Ok(Wrapped(Together { inner, flaw })) }
+        })
     })
 }
 

@@ -94,7 +94,7 @@ async fn what_is_published_and_not_confirmed_is_bounded(bench: &Bench) -> Verdic
     const BUFFER: usize = 64 * 1024;
     let topic = bench.topic("bound", 3).await?;
     let group = bench.declared(topic, "group").await?;
-    let (gauge, level) = Gauge::new(bench.backend().await?);
+    let (gauge, level) = Gauge::around(bench.backend().await?);
     let settings = Settings { publish_buffer_bytes: BUFFER, ..Settings::default() };
     let broker = Broker::with_settings(Arc::new(gauge), settings);
     let mut tasks = Vec::new();

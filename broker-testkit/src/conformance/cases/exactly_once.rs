@@ -108,6 +108,20 @@ impl Place {
     ) -> Result<(), broker_api::Failure> {
         Ok(context.publish(self.output, &payload).await?)
     }
+
+    /// A handler that publishes each attempt, and fails those of `job` before this one.
+    async fn fail_until(
+        self,
+        attempt: u32,
+        payload: Bytes,
+        context: Context,
+    ) -> Result<(), broker_api::Failure> {
+        context.publish(self.output, &Bytes::from(seen_as(&payload, &context))).await?;
+        match payload == "job" && context.attempt() < attempt {
+            true => Err("not now".into()),
+            false => Ok(()),
+        }
+    }
 }
 
 async fn asking_for_what_cannot_be_is_an_error_at_start(bench: &Bench) -> Verdict {
@@ -154,14 +168,7 @@ async fn an_attempt_that_failed_publishes_nothing(bench: &Bench) -> Verdict {
     let place = Place::new(bench, 1).await?;
     let broker = bench.broker().await?;
     bench.publish(place.input.name(), 0, ["job", "next"]).await?;
-    let handler = async |payload: Bytes, context: Context| {
-        let output = Bytes::from(seen_as(&payload, &context));
-        context.publish(place.output, &output).await?;
-        match payload == "job" && context.attempt() < 3 {
-            true => Err("not now".into()),
-            false => Ok(()),
-        }
-    };
+    let handler = |payload, context| place.fail_until(3, payload, context);
     let done = async { place.see(bench, 2).await };
     bench.consume(place.consumer(&broker), handler, done).await?;
     ensure_eq!(place.outputs(bench).await?, ["job 3", "next 1"], "payload and attempt");
@@ -301,14 +308,7 @@ async fn a_delayed_retry_and_its_settlement_come_together(bench: &Bench) -> Verd
     let place = Place::new(bench, 1).await?;
     let broker = bench.broker().await?;
     bench.publish(place.input.name(), 0, ["job", "next"]).await?;
-    let handler = async |payload: Bytes, context: Context| {
-        let output = Bytes::from(seen_as(&payload, &context));
-        context.publish(place.output, &output).await?;
-        match payload == "job" && context.attempt() == 1 {
-            true => Err("not now".into()),
-            false => Ok(()),
-        }
-    };
+    let handler = |payload, context| place.fail_until(2, payload, context);
     let retry = Retry::none().delays([Duration::from_millis(200)]);
     place.run(bench, place.consumer(&broker).retry(retry), handler, 2).await?;
     ensure_eq!(place.outputs(bench).await?, ["next 1", "job 2"], "payload and attempt");

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use broker_api::{Broker, Bytes, Context, GroupSpec, Message, Retry, Unprocessable};
+use broker_api::{Broker, Bytes, Consumer, Context, GroupSpec, Message, Retry, Unprocessable};
 
 use super::super::bench::Bench;
 use super::super::case::cases;
@@ -201,6 +201,18 @@ async fn attempts_in_place_leave_the_member_in_its_group(bench: &Bench) -> Verdi
 }
 
 async fn a_failing_key_holds_back_only_itself(bench: &Bench) -> Verdict {
+    holds_back_its_key_alone(bench, |consumer| consumer.retry(quick()).concurrency(4)).await
+}
+
+async fn a_delay_in_order_holds_back_its_key_and_no_other(bench: &Bench) -> Verdict {
+    let retry = Retry::none().delays([SHORT; 100]).in_order();
+    holds_back_its_key_alone(bench, |consumer| consumer.retry(retry)).await
+}
+
+async fn holds_back_its_key_alone(
+    bench: &Bench,
+    configured: impl FnOnce(Consumer<Bytes>) -> Consumer<Bytes>,
+) -> Verdict {
     let (topic, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
     for (payload, key) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
@@ -215,29 +227,7 @@ async fn a_failing_key_holds_back_only_itself(bench: &Bench) -> Verdict {
         seen.add(String::from_utf8_lossy(&payload));
         Ok(())
     };
-    let consumer = broker.consumer(topic, group.as_str()).retry(quick()).concurrency(4);
-    bench.consume(consumer, handler, seen.count(3)).await?;
-    ensure_eq!(seen.all(), ["b1", "a1", "a2"], "the order in which they were handled");
-    Ok(())
-}
-
-async fn a_delay_in_order_holds_back_its_key_and_no_other(bench: &Bench) -> Verdict {
-    let (topic, group) = work(bench, 1).await?;
-    let broker = bench.broker().await?;
-    for (payload, key) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
-        broker.publish_message(topic.name(), Message::new(payload).with_key(key)).await?;
-    }
-    let seen = Seen::default();
-    let handler = async |payload: Bytes, _| {
-        // The other key can only come while this one is delayed.
-        if payload == "a1" && !seen.all().iter().any(|seen| seen == "b1") {
-            return Err("not before b1".into());
-        }
-        seen.add(String::from_utf8_lossy(&payload));
-        Ok(())
-    };
-    let retry = Retry::none().delays([SHORT; 100]).in_order();
-    let consumer = broker.consumer(topic, group.as_str()).retry(retry);
+    let consumer = configured(broker.consumer(topic, group.as_str()));
     bench.consume(consumer, handler, seen.count(3)).await?;
     ensure_eq!(seen.all(), ["b1", "a1", "a2"], "the order in which they were handled");
     Ok(())
