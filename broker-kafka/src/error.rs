@@ -44,6 +44,14 @@ pub(crate) fn is_unknown_topic(code: Code) -> bool {
     matches!(code, UnknownTopic | UnknownTopicOrPartition | UnknownTopicId)
 }
 
+/// Whether a node did not know a topic, or not all of its partitions. Where both are known to be
+/// there it only has not learned of them yet.
+pub(crate) fn is_behind(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    let code: Option<Code> = source.and_then(code);
+    code.is_some_and(|code| is_unknown_topic(code) || code == Code::UnknownPartition)
+}
+
 /// Whether the broker refused the credentials.
 pub(crate) fn is_unauthenticated(code: Code) -> bool {
     words(code).0 == ErrorKind::Unauthenticated
@@ -249,6 +257,16 @@ mod tests {
             assert_eq!((error.kind(), error.is_transient()), (kind, transient), "{code:?}");
             assert!(std::error::Error::source(&error).is_some());
         }
+    }
+
+    #[test]
+    fn a_node_that_has_not_learned_of_a_topic_or_partition_is_behind() {
+        let failed = |code| error(KafkaError::Global(code), "subscribe").with("topic", "t");
+        for code in [Code::UnknownTopic, Code::UnknownTopicOrPartition, Code::UnknownPartition] {
+            assert!(is_behind(&failed(code)), "{code:?}");
+        }
+        assert!(!is_behind(&failed(Code::InvalidTopic)));
+        assert!(!is_behind(&Error::new(ErrorKind::UnknownTopic, "subscribe", "none")));
     }
 
     #[test]

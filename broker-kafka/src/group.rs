@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Partitions that are added later begin with their oldest message, whatever the start was:
 /// nothing in them is older than the group. `consumer` is of this group and has not subscribed.
-/// Blocks.
+/// The topic is known to be there, so a node that does not know it is asked again. Blocks.
 pub(crate) fn declare<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: Name,
@@ -30,7 +30,12 @@ pub(crate) fn declare<C: ConsumerContext>(
     let deadline = Instant::now() + PATIENCE;
     loop {
         match try_declare(consumer, topic, partitions, group, operation) {
-            Err(error) if error.is_transient() && Instant::now() < deadline => sleep(PAUSE),
+            Err(error)
+                if (error.is_transient() || error::is_behind(&error))
+                    && Instant::now() < deadline =>
+            {
+                sleep(PAUSE);
+            }
             done => return done.map_err(|e| e.with("group", group.name)),
         }
     }

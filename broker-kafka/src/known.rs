@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use broker_api::{Error, ErrorKind, Message, Name, Result};
+use broker_api::{ErrorKind, Message, Name, Result};
 use tokio::time::Instant;
 
 use crate::topic::Topic;
@@ -51,9 +51,7 @@ impl Known {
     }
 
     async fn look_up(&self, topics: &Topics, topic: Name) -> Result<Topic> {
-        let found = topics.look_up(&[topic]).await.pop().map(|(_, found)| found);
-        let unanswered = || Error::new(ErrorKind::Other, "publish", "no answer");
-        let found = found.unwrap_or_else(|| Err(unanswered()));
+        let found = topics.find(topic, "publish").await;
         let mut known = self.lock();
         match &found {
             Ok(found) => drop(known.insert(topic, (*found, Instant::now()))),

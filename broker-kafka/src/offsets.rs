@@ -80,7 +80,8 @@ pub(crate) fn list(
     Ok(list)
 }
 
-/// Asks again while a leader is being elected, as for a topic that was just created.
+/// Asks again while a leader is being elected, as for a topic that was just created, or a node does
+/// not know the topic yet, which its callers know to be there.
 fn ask<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: Name,
@@ -91,7 +92,12 @@ fn ask<C: ConsumerContext>(
     let deadline = Instant::now() + PATIENCE;
     loop {
         match ask_once(consumer, topic, partitions, what, operation) {
-            Err(error) if error.is_transient() && Instant::now() < deadline => sleep(PAUSE),
+            Err(error)
+                if (error.is_transient() || error::is_behind(&error))
+                    && Instant::now() < deadline =>
+            {
+                sleep(PAUSE);
+            }
             told => return told,
         }
     }

@@ -1,4 +1,8 @@
 //! Asking the cluster about its topics, and changing them.
+//!
+//! Nodes learn of a change one after the other. So one that does not know a topic proves nothing,
+//! and who is in charge of all topics, the controller, is asked before anybody is told that there
+//! is no such topic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one request for metadata may take.
 const METADATA: Duration = Duration::from_secs(2);
 
-/// Between two looks at something that is about to happen.
+/// How long the controller may take to say whether it knows a topic.
+const CONTROLLER: Duration = Duration::from_secs(5);
+
+/// Between two looks at something that is about to happen: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The topics of the cluster.
 pub(crate) struct Topics {
@@ -91,11 +99,11 @@ impl Topics {
         const OPERATION: &str = "delete_topic";
         let answers = self.told(self.admin.delete_topics(&[name.as_str()], &options()).await);
         changed(answers, OPERATION, name)?;
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = Patience::new();
         loop {
-            match self.partitions(name, OPERATION).await {
+            match self.ask(name, OPERATION).await {
                 Err(error) if error.kind() == ErrorKind::UnknownTopic => return Ok(()),
-                _ if Instant::now() < deadline => sleep(PAUSE).await,
+                _ if patience.wait().await => {}
                 _ => {
                     let text = "the topic is still there after its deletion was accepted";
                     let error = Error::new(ErrorKind::Timeout, OPERATION, text);
@@ -131,25 +139,38 @@ impl Topics {
 
     /// What the topic is, for people.
     pub(crate) async fn describe(&self, name: Name) -> Result<TopicDescription> {
-        let mut found = self.look_up(&[name]).await;
-        let topic = found.pop().map(|(_, topic)| topic);
-        let missing = || Error::new(ErrorKind::Other, "describe_topic", "no answer");
-        let topic = topic.unwrap_or_else(|| Err(missing()));
-        topic.map(|topic| topic.describe(name)).map_err(|e| e.with_operation("describe_topic"))
+        Ok(self.find(name, "describe_topic").await?.describe(name))
+    }
+
+    /// What the topic is.
+    pub(crate) async fn find(&self, name: Name, operation: &'static str) -> Result<Topic> {
+        let partitions = self.partitions(name, operation).await;
+        let found = self.with_configuration(vec![(name, partitions)]).await.pop();
+        let missing = || Error::new(ErrorKind::Other, operation, "no answer");
+        found.map_or_else(|| Err(missing()), |(_, topic)| topic)
     }
 
     /// What the topics are: an answer for each, whose error says what is wrong with that one. No
-    /// answer for those that were not asked about because the broker did not answer before.
+    /// answer for those that were not asked about because the broker did not answer before. A
+    /// topic of which the node has not learned yet is waited for by asking again.
     pub(crate) async fn look_up(&self, names: &[Name]) -> Vec<(Name, Result<Topic>)> {
         let mut found = Vec::with_capacity(names.len());
         for name in names {
-            let partitions = self.partitions(*name, "publish").await;
+            let partitions = self.ask(*name, "publish").await;
             let unanswered = matches!(&partitions, Err(error) if error.is_transient());
-            found.push((*name, partitions));
+            let known = partitions.and_then(|known| known.ok_or_else(|| later(*name, "publish")));
+            found.push((*name, known));
             if unanswered {
                 break;
             }
         }
+        self.with_configuration(found).await
+    }
+
+    async fn with_configuration(
+        &self,
+        found: Vec<(Name, Result<Vec<Partition>>)>,
+    ) -> Vec<(Name, Result<Topic>)> {
         let there = found.iter().filter(|(_, partitions)| partitions.is_ok());
         let resources: Vec<_> =
             there.map(|(name, _)| ResourceSpecifier::Topic(name.as_str())).collect();
@@ -181,7 +202,7 @@ impl Topics {
         known.collect()
     }
 
-    /// How many partitions a topic has.
+    /// How many partitions a topic has, once the node that is asked has learned of it.
     pub(crate) async fn partition_count(&self, name: Name, operation: &'static str) -> Result<u32> {
         let count = self.partitions(name, operation).await?.len();
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
@@ -198,29 +219,92 @@ impl Topics {
     /// Waits until a topic has so many partitions and all have a leader: a message sent before
     /// that takes seconds.
     async fn wait_for(&self, name: Name, count: u32, operation: &'static str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut patience = Patience::new();
         loop {
-            if let Ok(partitions) = self.partitions(name, operation).await
+            if let Ok(Some(partitions)) = self.ask(name, operation).await
                 && partitions.len() >= count as usize
                 && partitions.iter().all(|partition| partition.has_leader)
             {
                 return Ok(());
             }
-            if Instant::now() >= deadline {
+            if !patience.wait().await {
                 let text = "the change was made, but not every partition has a leader yet";
                 let error = Error::new(ErrorKind::Timeout, operation, text).indeterminate();
                 return Err(error.with("topic", name));
             }
-            sleep(PAUSE).await;
         }
     }
 
+    /// The partitions of a topic, once the node that is asked has learned of it.
     async fn partitions(&self, name: Name, operation: &'static str) -> Result<Vec<Partition>> {
+        let mut patience = Patience::new();
+        loop {
+            match self.ask(name, operation).await? {
+                Some(partitions) => return Ok(partitions),
+                None if patience.wait().await => {}
+                None => return Err(later(name, operation)),
+            }
+        }
+    }
+
+    /// The partitions of a topic; `None` if it is there, and the node that was asked does not know
+    /// it yet.
+    async fn ask(&self, name: Name, operation: &'static str) -> Result<Option<Vec<Partition>>> {
         let producer = self.producer.clone();
         let asked = spawn_blocking(move || metadata(&producer, name)).await;
         let stopped = |_| Error::new(ErrorKind::Closed, operation, "the runtime is shut down");
-        asked.map_err(stopped)?.map_err(|e| error::error(e, operation).with("topic", name))
+        let told = asked.map_err(stopped)?;
+        match told.map_err(|e| error::error(e, operation).with("topic", name)) {
+            Err(error) if error.kind() == ErrorKind::UnknownTopic => {
+                match self.is_made(name, operation).await? {
+                    true => Ok(None),
+                    false => Err(error),
+                }
+            }
+            told => told.map(Some),
+        }
     }
+
+    /// Whether the controller knows the topic. It says so when it is asked whether the topic could
+    /// be made; a user who may not make topics learns nothing by that.
+    async fn is_made(&self, name: Name, operation: &'static str) -> Result<bool> {
+        let topic = NewTopic::new(name.as_str(), 1, TopicReplication::Fixed(-1));
+        let options = options().validate_only(true).request_timeout(Some(CONTROLLER));
+        let answers = self.told(self.admin.create_topics([&topic], &options).await);
+        match changed(answers, operation, name) {
+            Err(error) if error.kind() == ErrorKind::TopicExists => Ok(true),
+            Err(error) if error.is_transient() => Err(error),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Asking again and again, ever more seldom, until it has lasted too long.
+struct Patience {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { deadline: Instant::now() + PATIENCE, pause: PAUSE }
+    }
+
+    /// Waits before the next question; false if there is to be none.
+    async fn wait(&mut self) -> bool {
+        if Instant::now() + self.pause > self.deadline {
+            return false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+}
+
+/// The topic is there, but a node that is asked for it has not learned of it yet.
+fn later(topic: Name, operation: &'static str) -> Error {
+    let text = "the topic exists, but not every broker of the cluster knows it yet";
+    Error::new(ErrorKind::Unavailable, operation, text).transient().with("topic", topic)
 }
 
 fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>, KafkaError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::local::Certificates;
 use crate::local::certificates::ServerFiles;
@@ -33,6 +34,7 @@ pub struct KafkaConfig {
     pub(super) port: Option<u16>,
     pub(super) home: Option<PathBuf>,
     pub(super) tls: Option<ServerFiles>,
+    pub(super) late: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,6 +52,7 @@ impl Default for KafkaConfig {
             port: None,
             home: None,
             tls: None,
+            late: None,
         }
     }
 }
@@ -89,6 +92,16 @@ impl KafkaConfig {
     #[must_use]
     pub fn tls(self, certificates: &Certificates) -> Self {
         Self { tls: Some(certificates.server_files()), ..self.listener("SSL", "SSL") }
+    }
+
+    /// Lets the nodes of a cluster, once it is up, learn later of what was decided, as they do when they are busy or far
+    /// from one another: all that they say to another one's controller, and hear from it, takes so much longer. So a
+    /// topic that was just made is known to some nodes and not to others for about as long. Where that is more than a
+    /// few tenths of a second the nodes take each other for dead.
+    #[must_use]
+    pub fn late(mut self, by: Duration) -> Self {
+        self.late = Some(by);
+        self
     }
 
     /// Keeps everything in this directory, emptied first (of a cluster in a folder for each node), and lets the broker

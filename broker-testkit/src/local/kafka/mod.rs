@@ -16,6 +16,7 @@ use tokio::process::Command;
 use self::node::{Node, replication};
 use super::tool::run_tool;
 use super::{Installation, LocalBroker, LocalError};
+use crate::proxy::Proxy;
 
 /// Enough for a test's load, and little enough for several brokers on one small machine.
 const JVM: &[&str] =
@@ -29,6 +30,8 @@ pub struct Kafka {
     addresses: BTreeMap<String, String>,
     cluster_id: String,
     node_id: u32,
+    /// By which the others reach its controller, where that is to take longer.
+    proxy: Option<Proxy>,
 }
 
 impl Kafka {
@@ -51,10 +54,20 @@ impl Kafka {
             config.home = config.home.map(|home| home.join(id.to_string()));
             Node::reserve(config, id, replication(nodes.min(3)))
         };
-        let nodes = (1..=nodes).map(reserve).collect::<Result<Vec<_>, _>>()?;
+        let mut nodes = (1..=nodes).map(reserve).collect::<Result<Vec<_>, _>>()?;
+        if config.late.is_some() {
+            for node in &mut nodes {
+                node.put_behind_proxy().await?;
+            }
+        }
         let voters: Vec<String> = nodes.iter().map(Node::voter).collect();
         let (voters, cluster_id) = (voters.join(","), new_cluster_id());
-        try_join_all(nodes.into_iter().map(|node| node.start(&voters, cluster_id.clone()))).await
+        let starting = nodes.into_iter().map(|node| node.start(&voters, cluster_id.clone()));
+        let nodes = try_join_all(starting).await?;
+        // Not before: a controller could not be elected in time.
+        let proxies = nodes.iter().filter_map(|node| node.proxy.as_ref());
+        config.late.into_iter().for_each(|late| proxies.clone().for_each(|p| p.delay(late)));
+        Ok(nodes)
     }
 
     /// `host:port` of the plain listener, as `bootstrap.servers` takes it.

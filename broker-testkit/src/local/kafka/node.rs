@@ -14,6 +14,7 @@ use crate::local::lifecycle::Readiness;
 use crate::local::port::Port;
 use crate::local::tool::run_tool;
 use crate::local::{Installation, LocalBroker, LocalError};
+use crate::proxy::Proxy;
 
 /// Without it Kafka logs nothing, not even that it is up.
 const LOGGING: &str = "\
@@ -34,6 +35,8 @@ pub(super) struct Node {
     replication: Vec<(&'static str, String)>,
     listeners: Vec<(Listener, Port)>,
     controller: Port,
+    /// By which the others reach the controller, where that is to take longer.
+    proxy: Option<Proxy>,
     dir: InstanceDir,
 }
 
@@ -56,12 +59,26 @@ impl Node {
             let asked = config.port.filter(|_| listeners.is_empty());
             listeners.push((listener.clone(), asked.map_or_else(Port::any, Port::exactly)?));
         }
-        Ok(Self { id, replication, listeners, controller: Port::any()?, dir, config })
+        let controller = Port::any()?;
+        Ok(Self { id, replication, listeners, controller, proxy: None, dir, config })
+    }
+
+    /// Has the others reach its controller by a proxy.
+    pub(super) async fn put_behind_proxy(&mut self) -> Result<(), LocalError> {
+        let proxy = Proxy::start().await.map_err(LocalError::io("start a proxy"))?;
+        proxy.forward_to(address(&self.controller));
+        self.proxy = Some(proxy);
+        Ok(())
     }
 
     /// This node's part of `controller.quorum.voters`.
     pub(super) fn voter(&self) -> String {
-        format!("{}@{}", self.id, address(&self.controller))
+        format!("{}@{}", self.id, self.controller_address())
+    }
+
+    /// Where the others reach its controller.
+    fn controller_address(&self) -> String {
+        self.proxy.as_ref().map_or_else(|| address(&self.controller), Proxy::address)
     }
 
     pub(super) async fn start(self, voters: &str, cluster_id: String) -> Result<Kafka, LocalError> {
@@ -109,7 +126,7 @@ impl Node {
         let broker =
             LocalBroker::start(format!("Kafka {version}"), launch, readiness, self.dir, ports)
                 .await?;
-        Ok(Kafka { broker, addresses, cluster_id, node_id: self.id })
+        Ok(Kafka { broker, addresses, cluster_id, node_id: self.id, proxy: self.proxy })
     }
 
     /// The content of `server.properties`: what is asked for wins over the launcher's own.
@@ -122,6 +139,10 @@ impl Node {
                 .join(",")
         };
         let advertised = each(&|listener, port| format!("{}://{}", listener.name, address(port)));
+        let reached = match &self.proxy {
+            Some(proxy) => format!("{advertised},CONTROLLER://{}", proxy.address()),
+            None => advertised.clone(),
+        };
         let protocols = each(&|listener, _| format!("{}:{}", listener.name, listener.protocol));
         let own = [
             ("process.roles", "broker,controller".into()),
@@ -129,7 +150,7 @@ impl Node {
             ("controller.quorum.voters", voters.into()),
             ("controller.listener.names", "CONTROLLER".into()),
             ("listeners", format!("{advertised},CONTROLLER://{}", address(&self.controller))),
-            ("advertised.listeners", advertised),
+            ("advertised.listeners", reached),
             ("listener.security.protocol.map", format!("{protocols},CONTROLLER:PLAINTEXT")),
             ("log.dirs", self.dir.path().join("data").display().to_string()),
         ];
