@@ -389,3 +389,12 @@ mod rabbitmq {
         assert!(text.contains("localhost") && !text.contains(SECRET), "{text}");
     }
 }
+
+#[test]
+fn what_scheduled_topics_are_called_has_to_leave_room_for_their_names() {
+    let base = |base: &str| from_variables(&[("BROKER", "memory"), ("BROKER_SCHEDULED", base)]);
+    assert_eq!(base("billing.later").unwrap().settings.scheduled.as_str(), "billing.later");
+    let line = checked(base(&"b".repeat(61)).unwrap_err(), "61 bytes");
+    says!(line, "setting=BROKER_SCHEDULED", "60 bytes");
+    says!(checked(base("a b").unwrap_err(), "a space"), "setting=BROKER_SCHEDULED");
+}

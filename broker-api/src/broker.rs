@@ -97,7 +97,7 @@ impl Broker {
                 room: Arc::new(Semaphore::new(settings.publish_buffer_bytes)),
                 closing: watch::Sender::new(false),
                 scheduled: schedule::Known::default(),
-                watches: Arc::new(Watches::new()),
+                watches: Arc::default(),
             }),
         }
     }

@@ -94,6 +94,8 @@ keys! {
         "How long a message may be in the hands of a consumer before health says that the consumer is lost.";
     BROKER_DRAIN_TIMEOUT, "drain_timeout", Millis, "30000",
         "How long closing the broker waits for consumers to finish what they are handling.";
+    BROKER_SCHEDULED, "scheduled", Text, "scheduled",
+        "What the names of the topics begin with in which messages wait that are to be delivered later, at most 60 bytes. Applications that share a broker, but not their permissions, need different ones.";
 
     KAFKA_ENABLED, "kafka.enabled", Bool, "not set",
         "`true` chooses Kafka where `BROKER` is not set; `false` keeps Kafka from being used.";

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use broker_api::{Backend, Broker, Memory, Name, Result, Settings};
 
 use crate::routed::{Routed, Routes};
+use keys::Key;
 use values::{Values, configuration};
 
 /// A kind of broker.
@@ -139,7 +140,8 @@ impl Config {
         read(values.bytes(keys::BROKER_PUBLISH_BUFFER)?, &mut settings.publish_buffer_bytes);
         read(values.millis(keys::BROKER_DRAIN_TIMEOUT)?, &mut settings.drain_timeout);
         read(values.millis(keys::BROKER_STUCK_AFTER)?, &mut settings.stuck_after);
-        config.group_id = group_id(values)?;
+        read(scheduled(values)?, &mut settings.scheduled);
+        config.group_id = name(values, keys::KAFKA_GROUP_ID)?;
         config
             .check_routes()
             .map_err(|error| error.with("setting", values.name(keys::BROKER_ROUTES)))?;
@@ -279,8 +281,16 @@ fn choose(values: &Values, otherwise: Option<BrokerKind>) -> Result<BrokerKind> 
     })
 }
 
-fn group_id(values: &Values) -> Result<Option<Name>> {
-    let key = keys::KAFKA_GROUP_ID;
+/// Names of topics are made from it, which are longer.
+fn scheduled(values: &Values) -> Result<Option<Name>> {
+    let key = keys::BROKER_SCHEDULED;
+    match name(values, key)? {
+        Some(name) if name.as_str().len() > 60 => Err(values.wrong(key, "longer than 60 bytes")),
+        name => Ok(name),
+    }
+}
+
+fn name(values: &Values, key: &Key) -> Result<Option<Name>> {
     let name = values.text(key)?.map(|text| Name::intern(&text));
     name.transpose().map_err(|error| values.wrong(key, error.message().to_owned()))
 }
@@ -302,7 +312,7 @@ fn not_compiled_in(broker: &str, feature: &str) -> broker_api::Error {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::keys::{ALL, Key, Kind};
+    use super::keys::{ALL, Kind};
     use super::*;
 
     /// A value that is not the default.

@@ -58,7 +58,7 @@ impl<T: 'static> Batches<T> {
     {
         let Self { consumer, size, wait } = self;
         let session = Session::open(consumer, handler).await?;
-        let Session { work, mut inputs, mut stop, mut in_hand, control, keyed, .. } = session;
+        let Session { work, mut inputs, mut stop, watched, control, keyed, .. } = session;
         let mut backlog = Backlog::new();
         let mut full_at = None;
         let outcome = loop {
@@ -69,7 +69,7 @@ impl<T: 'static> Batches<T> {
             if backlog.ready() > 0 && complete && !paused {
                 full_at = None;
                 let batch = backlog.take(size);
-                let number = in_hand.begin();
+                let hold = work.watch.hold();
                 let handling = work.handle_batch(batch, &mut backlog);
                 tokio::pin!(handling);
                 let handled = tokio::select! {
@@ -84,7 +84,7 @@ impl<T: 'static> Batches<T> {
                         });
                     }
                 };
-                in_hand.end(number);
+                drop(hold);
                 if let Err(error) = handled {
                     break Err(error);
                 }
@@ -114,7 +114,7 @@ impl<T: 'static> Batches<T> {
         };
         drop(backlog);
         let outcome = outcome.and(inputs.close().await);
-        in_hand.ended(outcome.as_ref().err());
+        watched.ended(outcome.as_ref().err());
         outcome
     }
 }

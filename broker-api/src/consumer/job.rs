@@ -71,8 +71,8 @@ where
     F: Fn(T, Context) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    /// Handles one message until it is settled or handed back. Its place is free for another while
-    /// it waits for a delay.
+    /// Handles one message until it is settled or handed back. While it waits for a delay its place
+    /// is free for another, and it does not count as in hand.
     ///
     /// # Errors
     /// What has to stop the consumer; the message was handed back.
@@ -81,6 +81,7 @@ where
         mut held: Held,
         mut place: SemaphorePermit<'a>,
     ) -> Result<()> {
+        let mut hold = self.watch.hold();
         loop {
             let value = match self.decode(&held) {
                 Ok(value) => value,
@@ -98,9 +99,9 @@ where
             let goes_on = match self.failed(&mut held, failure) {
                 Verdict::Again(pause) => self.pause(&held, pause).await,
                 Verdict::Later(delay) => {
-                    drop(place);
+                    drop((place, hold));
                     let Some(again) = self.wait(&held, delay).await else { return Ok(()) };
-                    place = again;
+                    (place, hold) = (again, self.watch.hold());
                     true
                 }
                 Verdict::ForGood { error, may_wait } => {

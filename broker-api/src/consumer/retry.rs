@@ -104,8 +104,7 @@ impl Retry {
     /// other message does.
     ///
     /// No more than the prefetch waits; where that is all of one key, the consumer takes no more
-    /// until the delay is over. Health takes a message that waits for one in hand: let
-    /// [`Settings::stuck_after`](crate::Settings) be longer than the delays. When the consumer is stopped or dies during a delay the message is
+    /// until the delay is over. When the consumer is stopped or dies during a delay the message is
     /// handled at once by the next one, with its attempts counted anew. On RabbitMQ with its
     /// default settings no delay may come near 30 minutes.
     pub fn in_order(mut self) -> Self {

@@ -14,12 +14,11 @@ use super::held::Held;
 use super::job::Stopping;
 use super::lanes::{Lane, Lanes};
 use super::session::{Input, Session};
-use super::watch::InHand;
 use super::{Consumer, Context, Control, Failure};
 use crate::error::Result;
 
-/// How a handler ended, with the message's number in hand and the lane to free.
-type Handled = (u64, Option<Lane>, Result<()>);
+/// How a handler ended, with the lane to free.
+type Handled = (Option<Lane>, Result<()>);
 
 /// A place for a handler that runs, to be used again for another one: it is too large for memory to
 /// be had cheaply.
@@ -31,20 +30,16 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     let session = Session::open(consumer, handler).await?;
-    let Session { work, mut inputs, mut stop, in_hand, control, keyed } = session;
+    let Session { work, mut inputs, mut stop, watched, control, keyed } = session;
     let work = &work;
     let mut runner = Runner {
         // The type of its future stays known, so the whole consumer is `Send` if the handler is.
-        begin: |number, lane, held, place| async move {
-            let handled = work.handle(held, place).await;
-            (number, lane, handled)
-        },
+        begin: |lane, held, place| async move { (lane, work.handle(held, place).await) },
         stopping: &work.stopping,
         places: &work.places,
         control,
         drain_timeout: work.broker.inner.settings.drain_timeout,
         lanes: Lanes::new(),
-        in_hand,
         handling: FuturesUnordered::new(),
         spare: None,
         keyed,
@@ -58,8 +53,8 @@ where
         tokio::select! {
             biased;
             () = stop.wait() => break Ok(()),
-            Some(Some((number, lane, handled))) = runner.handling.next() => {
-                runner.finish(number, lane);
+            Some(Some((lane, handled))) = runner.handling.next() => {
+                runner.free(lane);
                 if let Err(error) = handled {
                     break Err(error);
                 }
@@ -76,9 +71,9 @@ where
         }
     };
     let drained = runner.drain().await;
-    let in_hand = runner.end();
+    drop(runner);
     let outcome = outcome.and(drained).and(inputs.close().await);
-    in_hand.ended(outcome.as_ref().err());
+    watched.ended(outcome.as_ref().err());
     outcome
 }
 
@@ -91,7 +86,6 @@ struct Runner<'a, B, H> {
     control: Control,
     drain_timeout: Duration,
     lanes: Lanes<Held>,
-    in_hand: InHand,
     handling: FuturesUnordered<Place<H>>,
     /// The place of a handler that was done at once.
     spare: Option<Place<H>>,
@@ -100,7 +94,7 @@ struct Runner<'a, B, H> {
 
 impl<'a, B, H> Runner<'a, B, H>
 where
-    B: Fn(u64, Option<Lane>, Held, SemaphorePermit<'a>) -> H,
+    B: Fn(Option<Lane>, Held, SemaphorePermit<'a>) -> H,
     H: Future<Output = Handled>,
 {
     fn push(&mut self, held: Held) {
@@ -125,16 +119,15 @@ where
                 continue;
             }
             let mut handling = self.spare.take().unwrap_or_else(|| Box::pin(None.into()));
-            let number = self.in_hand.begin();
-            handling.set(Some((self.begin)(number, lane, held, place)).into());
+            handling.set(Some((self.begin)(lane, held, place)).into());
             // Most handlers that do not wait are done at the first poll, and then it is cheaper
             // not to keep them among those that wait.
             match std::future::poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
                 Poll::Ready(ended) => {
                     handling.set(None.into());
                     self.spare = Some(handling);
-                    let Some((number, lane, handled)) = ended else { continue };
-                    self.finish(number, lane);
+                    let Some((lane, handled)) = ended else { continue };
+                    self.free(lane);
                     handled?;
                 }
                 Poll::Pending => self.handling.push(handling),
@@ -142,11 +135,6 @@ where
             tokio::task::consume_budget().await;
         }
         Ok(())
-    }
-
-    fn finish(&mut self, number: u64, lane: Option<Lane>) {
-        self.in_hand.end(number);
-        self.free(lane);
     }
 
     fn free(&mut self, lane: Option<Lane>) {
@@ -162,7 +150,7 @@ where
         let limit = self.drain_timeout;
         let mut outcome = Ok(());
         let rest = async {
-            while let Some(Some((_, _, handled))) = self.handling.next().await {
+            while let Some(Some((_, handled))) = self.handling.next().await {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(handled);
             }
         };
@@ -176,10 +164,5 @@ where
             self.handling.clear();
         }
         outcome
-    }
-
-    /// Nothing is in hand any more.
-    fn end(self) -> InHand {
-        self.in_hand
     }
 }

@@ -7,7 +7,7 @@ use super::delayed::Delayed;
 use super::held::Held;
 use super::job::{Stopping, Work};
 use super::membership::Membership;
-use super::watch::InHand;
+use super::watch::Watched;
 use super::{Consumer, Control, exactly_once};
 use crate::backend::Order;
 use crate::error::Result;
@@ -20,7 +20,7 @@ pub(super) struct Session<T: 'static, F> {
     pub(super) work: Work<T, F>,
     pub(super) inputs: Inputs,
     pub(super) stop: Stop,
-    pub(super) in_hand: InHand,
+    pub(super) watched: Watched,
     pub(super) control: Control,
     /// Whether messages of one key are handled one after the other.
     pub(super) keyed: bool,
@@ -41,7 +41,7 @@ impl<T: 'static, F> Session<T, F> {
 
         let topic = consumer.topic.name();
         let (group, keyed) = (subscribe.group.name, subscribe.group.order == Order::Key);
-        let in_hand = InHand::of(&broker.inner.watches, topic, group);
+        let watched = Watched::begin(&broker.inner.watches, topic, group);
         let created = async {
             escalation.create(&broker).await?;
             match transactions {
@@ -50,7 +50,7 @@ impl<T: 'static, F> Session<T, F> {
             }
         };
         if let Err(error) = created.await {
-            in_hand.ended(Some(&error));
+            watched.ended(Some(&error));
             return Err(error);
         }
         subscribe.topics.extend(escalation.immediate());
@@ -78,9 +78,9 @@ impl<T: 'static, F> Session<T, F> {
             stopping: Stopping::default(),
             places: Semaphore::new(consumer.concurrency),
             telemetry,
-            watch: in_hand.watch(),
+            watch: watched.watch(),
         };
-        Ok(Self { work, inputs, stop, in_hand, control: consumer.control, keyed })
+        Ok(Self { work, inputs, stop, watched, control: consumer.control, keyed })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What health is told of running consumers, which no backend can know.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +12,8 @@ use crate::health::{ConsumerHealth, Health};
 use crate::name::Name;
 
 /// The consumers of a broker that run, and those that have ended with an error.
-pub(crate) struct Watches {
-    /// Times are counted from here, in milliseconds.
-    epoch: Instant,
-    all: Mutex<Vec<Arc<Watch>>>,
-}
+#[derive(Default)]
+pub(crate) struct Watches(Mutex<Vec<Arc<Watch>>>);
 
 /// One consumer, as its runner tells of it and as health sees it.
 pub(crate) struct Watch {
@@ -24,21 +21,48 @@ pub(crate) struct Watch {
     group: Name,
     /// Whether its circuit breaker lets no call through.
     open: AtomicBool,
-    /// When handling began of the message that is in hand longest; 0 if there is none.
-    oldest: AtomicU64,
+    in_hand: Mutex<InHand>,
     /// Why it has ended, if not in order.
     ended: Mutex<Option<String>>,
 }
 
-impl Watches {
-    pub(crate) fn new() -> Self {
-        Self { epoch: Instant::now(), all: Mutex::default() }
+/// When the messages in hand began.
+#[derive(Default)]
+struct InHand {
+    /// In that order; `None` for those that have ended before an older one.
+    since: VecDeque<Option<Instant>>,
+    /// The number of the first of them.
+    first: u64,
+}
+
+impl InHand {
+    fn begin(&mut self) -> u64 {
+        self.since.push_back(Some(Instant::now()));
+        self.first + self.since.len() as u64 - 1
     }
 
+    fn end(&mut self, number: u64) {
+        let place = usize::try_from(number - self.first).unwrap_or(usize::MAX);
+        if let Some(since) = self.since.get_mut(place) {
+            *since = None;
+        }
+        while let Some(None) = self.since.front() {
+            self.since.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Since when the one has been in hand that has been longest.
+    fn oldest(&self) -> Option<Instant> {
+        self.since.front().copied().flatten()
+    }
+}
+
+impl Watches {
     /// A consumer begins. It takes the place of those of the same topic and group that have failed.
     fn begin(&self, topic: Name, group: Name) -> Arc<Watch> {
-        let (open, oldest, ended) = Default::default();
-        let watch = Arc::new(Watch { topic, group, open, oldest, ended });
+        let (open, in_hand, ended) = Default::default();
+        let watch = Arc::new(Watch { topic, group, open, in_hand, ended });
         let mut all = self.lock();
         all.retain(|old| (old.topic, old.group) != (topic, group) || old.ended().is_none());
         all.push(watch.clone());
@@ -48,7 +72,6 @@ impl Watches {
     /// Adds what the backend does not know. A message in hand for longer than `stuck_after` is
     /// one too long.
     pub(crate) fn report(&self, health: &mut Health, stuck_after: Duration) {
-        let now = self.now();
         for watch in self.lock().iter() {
             let listed = |problem| ConsumerHealth {
                 topic: watch.topic,
@@ -62,18 +85,12 @@ impl Watches {
             if let Some(why) = watch.ended().clone() {
                 health.lost.push(listed(why));
             }
-            let oldest = watch.oldest.load(Ordering::Relaxed);
-            let age = Duration::from_millis(now.saturating_sub(oldest));
-            if oldest > 0 && age > stuck_after {
+            let age = watch.in_hand().oldest().map(|oldest| oldest.elapsed());
+            if let Some(age) = age.filter(|age| *age > stuck_after) {
                 let text = format!("a message is in hand for {} s", age.as_secs());
                 health.lost.push(listed(text));
             }
         }
-    }
-
-    /// Never 0, which stands for no time.
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     fn remove(&self, watch: &Arc<Watch>) {
@@ -81,7 +98,7 @@ impl Watches {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,54 +108,47 @@ impl Watch {
         self.open.store(open, Ordering::Relaxed);
     }
 
+    /// A message is in hand from now on, until what this gives is dropped. To be called before the
+    /// handler: one that blocks its thread is seen too.
+    pub(super) fn hold(&self) -> Hold<'_> {
+        Hold { watch: self, number: self.in_hand().begin() }
+    }
+
+    fn in_hand(&self) -> MutexGuard<'_, InHand> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ended(&self) -> MutexGuard<'_, Option<String>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The messages that a runner has in hand. Only one runner tells of a watch.
-pub(super) struct InHand {
-    watches: Arc<Watches>,
-    watch: Arc<Watch>,
-    /// When each began, in that order; `None` for those that have ended before an older one.
-    since: VecDeque<Option<u64>>,
-    /// The number of the first of them.
-    first: u64,
+/// A message in hand.
+pub(super) struct Hold<'a> {
+    watch: &'a Watch,
+    number: u64,
 }
 
-impl InHand {
-    /// Of a consumer of this topic and group, which begins.
-    pub(super) fn of(watches: &Arc<Watches>, topic: Name, group: Name) -> Self {
-        let watch = watches.begin(topic, group);
-        Self { watches: watches.clone(), watch, since: VecDeque::new(), first: 0 }
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.watch.in_hand().end(self.number);
+    }
+}
+
+/// A consumer that is watched as long as it runs.
+pub(super) struct Watched {
+    watches: Arc<Watches>,
+    watch: Arc<Watch>,
+}
+
+impl Watched {
+    /// A consumer of this topic and group begins.
+    pub(super) fn begin(watches: &Arc<Watches>, topic: Name, group: Name) -> Self {
+        Self { watches: watches.clone(), watch: watches.begin(topic, group) }
     }
 
     pub(super) fn watch(&self) -> Arc<Watch> {
         self.watch.clone()
-    }
-
-    /// A message is begun, before its handler is called: one that blocks its thread is seen too.
-    pub(super) fn begin(&mut self) -> u64 {
-        let now = self.watches.now();
-        if self.since.is_empty() {
-            self.watch.oldest.store(now, Ordering::Relaxed);
-        }
-        self.since.push_back(Some(now));
-        self.first + self.since.len() as u64 - 1
-    }
-
-    /// The message of this number is not in hand any more.
-    pub(super) fn end(&mut self, number: u64) {
-        let place = usize::try_from(number - self.first).unwrap_or(usize::MAX);
-        if let Some(since) = self.since.get_mut(place) {
-            *since = None;
-        }
-        while let Some(None) = self.since.front() {
-            self.since.pop_front();
-            self.first += 1;
-        }
-        let oldest = self.since.front().copied().flatten().unwrap_or_default();
-        self.watch.oldest.store(oldest, Ordering::Relaxed);
     }
 
     /// The consumer has ended: with an error, which health shows from now on, or in order.
@@ -149,10 +159,9 @@ impl InHand {
     }
 }
 
-impl Drop for InHand {
+impl Drop for Watched {
     fn drop(&mut self) {
         self.watch.set_open(false);
-        self.watch.oldest.store(0, Ordering::Relaxed);
         if self.watch.ended().is_none() {
             self.watches.remove(&self.watch);
         }
@@ -177,36 +186,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_in_hand_is_told_and_no_younger_one_that_ended() {
-        let watches = Arc::new(Watches::new());
-        let mut in_hand = InHand::of(&watches, TOPIC, GROUP);
-        let old = in_hand.begin();
+        let watches = Arc::<Watches>::default();
+        let watched = Watched::begin(&watches, TOPIC, GROUP);
+        let watch = watched.watch();
+        let old = watch.hold();
         tokio::time::advance(LIMIT / 2).await;
-        let young = in_hand.begin();
-        in_hand.end(young);
+        drop(watch.hold());
         assert_eq!(lost(&watches), [""; 0]);
         tokio::time::advance(LIMIT).await;
         assert_eq!(lost(&watches), ["a message is in hand for 90 s"]);
-        let next = in_hand.begin();
-        in_hand.end(old);
+        let next = watch.hold();
+        drop(old);
         assert_eq!(lost(&watches), [""; 0], "the next has only begun");
         tokio::time::advance(LIMIT * 2).await;
         assert_eq!(lost(&watches), ["a message is in hand for 120 s"]);
-        in_hand.end(next);
+        drop(next);
         assert_eq!(lost(&watches), [""; 0]);
     }
 
     #[tokio::test]
     async fn an_error_stays_until_the_next_of_topic_and_group_begins() {
-        let watches = Arc::new(Watches::new());
-        InHand::of(&watches, TOPIC, GROUP).ended(None);
+        let watches = Arc::<Watches>::default();
+        Watched::begin(&watches, TOPIC, GROUP).ended(None);
         assert_eq!(lost(&watches), [""; 0], "it ended in order");
         let error = Error::new(ErrorKind::UnknownTopic, "consume", "deleted");
-        InHand::of(&watches, TOPIC, GROUP).ended(Some(&error));
+        Watched::begin(&watches, TOPIC, GROUP).ended(Some(&error));
         let told = lost(&watches);
         assert!(told.len() == 1 && told[0].contains("deleted"), "{told:?}");
-        let other = InHand::of(&watches, TOPIC, Name::new("other"));
+        let other = Watched::begin(&watches, TOPIC, Name::new("other"));
         assert_eq!(lost(&watches), told, "another group");
-        let next = InHand::of(&watches, TOPIC, GROUP);
+        let next = Watched::begin(&watches, TOPIC, GROUP);
         assert_eq!(lost(&watches), [""; 0]);
         drop((other, next));
         assert!(watches.lock().is_empty(), "nothing is left of consumers that were dropped");

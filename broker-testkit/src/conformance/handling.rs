@@ -1,15 +1,20 @@
 //! Running a consumer within a case.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use broker_api::dead_letter::{DeadLetter, Filter};
-use broker_api::{Broker, Consumer, Context, Failure, Name};
+use broker_api::{Broker, Consumer, Context, Failure, Group, Name};
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use tokio::sync::{Notify, oneshot};
 
 use super::bench::Bench;
 use super::fault::{Fault, Verdict};
+
+/// Adds a consumer to others.
+pub(crate) type Add = Box<dyn FnOnce(Group) -> Group>;
 
 /// How often a case looks at something that cannot tell when it changes.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,7 +36,7 @@ impl Bench {
         let consumer = tamper.consumer(consumer).until(async move { drop(stopped.await) });
         let running = consumer.run(|value, context| {
             let handling = handler(value, context);
-            async { tamper.handled(handling.await) }
+            tamper.handle(handling)
         });
         let done = async {
             let done = self.within("what the case waits for", done).await;
@@ -51,6 +56,31 @@ impl Bench {
                 Ok(running.await?)
             }
         }
+    }
+
+    /// Runs consumers together, each as it is added to the group, until `shutdown` ends.
+    pub(crate) async fn together(
+        &self,
+        broker: &Broker,
+        group: Name,
+        consumers: [Add; 2],
+        shutdown: impl Future<Output = ()>,
+    ) -> broker_api::Result<()> {
+        let tamper = self.tamper();
+        let shutdown = async {
+            shutdown.await;
+            if tamper.deaf {
+                pending::<()>().await;
+            }
+        };
+        let group = || broker.group(group.as_str());
+        if tamper.apart {
+            let shutdown = shutdown.shared();
+            let apart = consumers.map(|add| add(group()).run(shutdown.clone()));
+            return join_all(apart).await.into_iter().collect();
+        }
+        let all = consumers.into_iter().fold(group(), |group, add| add(group));
+        all.run(shutdown).await
     }
 
     /// Waits until there are so many dead letters in a topic, and gives them.

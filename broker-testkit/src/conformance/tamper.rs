@@ -1,10 +1,13 @@
 //! What a consuming runtime with a flaw makes of what it is told.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use broker_api::consumer::Batches;
 use broker_api::dead_letter::Pace;
 use broker_api::{Breaker, Consumer, Control, Failure, Retry, Settings};
+use futures_util::FutureExt as _;
 
 /// What is done instead of what a case asks for, behind its back; what is `None` is done as asked.
 /// Only for the tests of the suite itself: a runtime that does otherwise than it was told has to
@@ -23,6 +26,12 @@ pub struct Tamper {
     pub answer_timeout: Option<Duration>,
     pub pace: Option<Pace>,
     pub failure: Option<fn(Failure) -> Failure>,
+    /// A panic of a handler is taken for success.
+    pub swallows_panics: bool,
+    /// Consumers that are to run together run each for itself.
+    pub apart: bool,
+    /// Nobody hears that consumers which run together are to be stopped.
+    pub deaf: bool,
 }
 
 impl Tamper {
@@ -60,7 +69,14 @@ impl Tamper {
         self.consumer(consumer).batches(size, self.batch_wait.unwrap_or(wait))
     }
 
-    pub(crate) fn handled(&self, handled: Result<(), Failure>) -> Result<(), Failure> {
+    pub(crate) async fn handle(
+        &self,
+        handling: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        let handled = match self.swallows_panics {
+            true => AssertUnwindSafe(handling).catch_unwind().await.unwrap_or(Ok(())),
+            false => handling.await,
+        };
         match self.failure {
             Some(failure) => handled.map_err(failure),
             None => handled,

@@ -176,7 +176,8 @@ impl Wraps for Flawed {
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
         let inner = self.inner.subscribe(subscribe).await?;
-        Ok(Box::new(FlawedSource { inner, flaw: self.flaw, taken: self.taken.clone() }))
+        let (flaw, taken) = (self.flaw, self.taken.clone());
+        Ok(Box::new(FlawedSource { inner, flaw, taken, first: 0, others: Vec::new() }))
     }
 }
 
@@ -184,13 +185,27 @@ struct FlawedSource {
     inner: Box<dyn Source>,
     flaw: Flaw,
     taken: Arc<Mutex<Vec<Message>>>,
+    /// How many came of the first partition.
+    first: usize,
+    /// What came of others, to be handled after so many.
+    others: Vec<Delivery>,
 }
+
+/// What a partition has that is to be finished before others.
+const MANY: usize = 1_000;
 
 #[async_trait]
 impl Source for FlawedSource {
     async fn next(&mut self, max: usize) -> Result<Option<Vec<Delivery>>> {
-        let batch = self.inner.next(max).await?;
-        Ok(batch.map(|batch| batch.into_iter().map(|d| self.flawed(d)).collect()))
+        loop {
+            let Some(mut batch) = self.inner.next(max).await? else { return Ok(None) };
+            if self.flaw == Flaw::FinishesOnePartitionFirst {
+                self.put_back_others(&mut batch);
+            }
+            if !batch.is_empty() {
+                return Ok(Some(batch.into_iter().map(|d| self.flawed(d)).collect()));
+            }
+        }
     }
 
     async fn close(&mut self) -> Result<()> {
@@ -199,6 +214,15 @@ impl Source for FlawedSource {
 }
 
 impl FlawedSource {
+    fn put_back_others(&mut self, batch: &mut Vec<Delivery>) {
+        let first = |delivery: &mut Delivery| delivery.received().partition == 0;
+        self.others.extend(batch.extract_if(.., |delivery| !first(delivery)));
+        self.first += batch.len();
+        if self.first >= MANY {
+            batch.append(&mut self.others);
+        }
+    }
+
     fn flawed(&self, delivery: Delivery) -> Delivery {
         locked(&self.taken).push(delivery.message().clone());
         match self.flaw {
@@ -218,6 +242,7 @@ impl FlawedSource {
                 ..received
             }),
             Flaw::LosesTheTrace => delivery.map_received(|mut received| {
+                received.message.headers_mut().remove("traceparent");
                 received.message.headers_mut().remove("tracestate");
                 received
             }),

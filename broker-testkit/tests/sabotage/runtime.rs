@@ -27,6 +27,7 @@ pub(crate) enum Flaw {
     ForgetsWhatItRedrove,
     ReordersAKey,
     HasOneLaneForAll,
+    FinishesOnePartitionFirst,
     TakesNothingForHandled,
     TakesAllForHandled,
     LosesTheTrace,
@@ -107,6 +108,12 @@ found! {
     reordering_a_key_at_work_is_found: ReordersAKey
         by "concurrency::keys_stay_in_order_while_some_of_their_messages_fail"
         saying "the order of key";
+    losing_the_trace_in_scope_is_found: LosesTheTrace
+        by "handler::the_trace_in_scope_goes_on_in_the_handler_and_in_what_it_publishes"
+        saying "the trace in scope of the handler";
+    finishing_one_partition_first_is_found: FinishesOnePartitionFirst
+        by "concurrency::a_partition_with_much_to_do_lets_another_have_its_turn"
+        saying "messages came before the last of five";
     taking_nothing_for_handled_is_found: TakesNothingForHandled
         by "handler::what_the_group_has_handled_is_not_handled_again"
         saying "what the handler saw";

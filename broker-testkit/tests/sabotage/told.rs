@@ -29,6 +29,9 @@ enum Flaw {
     WaitsForFullBatches,
     WaitsForAnswersForEver,
     RedrivesAtOnce,
+    SwallowsPanics,
+    RunsEachApart,
+    IsDeafToTheEnd,
 }
 
 impl Flaw {
@@ -66,6 +69,9 @@ impl Flaw {
             Self::WaitsForFullBatches => Tamper { batch_wait: Some(HOUR), ..none },
             Self::WaitsForAnswersForEver => Tamper { answer_timeout: Some(HOUR), ..none },
             Self::RedrivesAtOnce => Tamper { pace: Some(Pace::Unlimited), ..none },
+            Self::SwallowsPanics => Tamper { swallows_panics: true, ..none },
+            Self::RunsEachApart => Tamper { apart: true, ..none },
+            Self::IsDeafToTheEnd => Tamper { deaf: true, ..none },
         }
     }
 }
@@ -151,6 +157,13 @@ found! {
     waiting_for_answers_for_ever_is_found: WaitsForAnswersForEver
         by "request::a_question_that_nobody_answers_in_time_has_failed_and_a_late_answer_is_dropped"
         saying "asking took more than";
+    taking_a_panic_for_success_is_found: SwallowsPanics
+        by "handler::a_handler_that_panics_has_failed"
+        saying "what the case waits for took more than";
+    leaving_others_alone_when_one_fails_is_found: RunsEachApart
+        by "stop::the_first_error_of_one_consumer_stops_all" saying "stopping both took more than";
+    not_stopping_together_is_found: IsDeafToTheEnd
+        by "stop::consumers_that_run_together_stop_together" saying "stopping both took more than";
     redriving_at_once_is_found: RedrivesAtOnce
         by "redrive::a_redrive_keeps_to_its_pace" saying "three at ten in a second";
 }

@@ -116,6 +116,26 @@ async fn a_delay_in_order_does_not_hold_up_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_waits_in_order_is_not_stuck_and_one_whose_handler_hangs_is() {
+    for (hangs, stuck) in [(false, 0), (true, 1)] {
+        let broker = broker_with(&["a:1"]).await;
+        let handler = |_, _| async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Err("not now".into())
+        };
+        let retry = Retry::none().delays([3_600 * SECOND]).in_order();
+        let running = consumer(&broker, 3_000 * SECOND).retry(retry).run(handler);
+        let looking = async {
+            sleep(2_000 * SECOND).await;
+            broker.health().lost.len()
+        };
+        assert_eq!(tokio::join!(running, looking).1, stuck, "hangs: {hangs}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_takes_longer_than_its_limit_is_cancelled_and_has_failed() {
     struct Cancelled<'a>(&'a Log<&'static str>);
     impl Drop for Cancelled<'_> {

@@ -20,6 +20,7 @@ cases! { "concurrency";
     keys_stay_in_order_while_some_of_their_messages_fail,
     an_unordered_group_handles_a_key_at_the_same_time,
     a_partition_that_stands_still_does_not_stop_another,
+    a_partition_with_much_to_do_lets_another_have_its_turn,
 }
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -169,4 +170,32 @@ async fn a_partition_that_stands_still_does_not_stop_another(bench: &Bench) -> V
     stop.now();
     ensure_eq!(seen.all(), lively, "what was handled of the other partition");
     Ok::<_, Fault>(())
+}
+
+async fn a_partition_with_much_to_do_lets_another_have_its_turn(bench: &Bench) -> Verdict {
+    let (topic, group) = work(bench, 2).await?;
+    let broker = bench.broker().await?;
+    let (many, few) = (texts("many", 1_000), texts("few", 5));
+    bench.publish(topic.name(), 0, &many).await?;
+    bench.publish(topic.name(), 1, &few).await?;
+    let seen = Seen::default();
+    let handler = async |payload: Bytes, _| {
+        // Long enough for both partitions to be fetched before all of the first are handled.
+        sleep(MOMENT).await;
+        seen.add(word(&payload));
+        Ok(())
+    };
+    let is_few = |payload: &&String| payload.starts_with("few");
+    let handled = async {
+        seen.until(|seen| seen.iter().filter(is_few).count() == few.len()).await;
+        Ok(())
+    };
+    let consumer = broker.consumer(topic, group.as_str()).prefetch(100);
+    bench.consume(consumer, handler, handled).await?;
+    let seen = seen.all();
+    let few_of_them: Vec<_> = seen.iter().filter(is_few).cloned().collect();
+    ensure_eq!(few_of_them, few, "what was handled of the partition with little to do");
+    let before = seen.iter().take_while(|payload| !payload.starts_with(&few[4])).count();
+    ensure!(before < many.len() * 3 / 4, "{before} messages came before the last of five");
+    Ok(())
 }

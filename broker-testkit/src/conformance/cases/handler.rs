@@ -21,6 +21,7 @@ cases! { "handler";
     what_a_handler_publishes_is_confirmed_before_its_message_is_settled,
     what_the_group_has_handled_is_not_handled_again,
     the_trace_of_a_message_comes_to_every_attempt,
+    the_trace_in_scope_goes_on_in_the_handler_and_in_what_it_publishes,
     layers_see_every_attempt_and_a_permanent_failure_survives_them,
     a_breaker_stops_calling_tries_again_and_health_says_so,
 }
@@ -179,6 +180,45 @@ async fn the_trace_of_a_message_comes_to_every_attempt(bench: &Bench) -> Verdict
     ensure_eq!(seen.all(), [&*trace; 4], "the trace in each attempt");
     let letter = bench.dead_letters(&broker, letters, 1).await?.remove(0);
     ensure_eq!(trace_of(&letter.message), trace, "the trace in the dead letter");
+    Ok(())
+}
+
+#[cfg(not(feature = "opentelemetry"))]
+async fn the_trace_in_scope_goes_on_in_the_handler_and_in_what_it_publishes(_: &Bench) -> Verdict {
+    let text = "broker-testkit was built without its feature `opentelemetry`";
+    Err(super::super::fault::Fault::Ignored(text.to_owned()))
+}
+
+#[cfg(feature = "opentelemetry")]
+async fn the_trace_in_scope_goes_on_in_the_handler_and_in_what_it_publishes(
+    bench: &Bench,
+) -> Verdict {
+    use opentelemetry::Context as Scope;
+    use opentelemetry::trace::{
+        FutureExt as _, SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    };
+
+    let trace = TraceId::from(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
+    let parent = SpanId::from(0x00f0_67aa_0ba9_02b7);
+    let span = SpanContext::new(trace, parent, TraceFlags::SAMPLED, false, TraceState::NONE);
+    let scope = Scope::new().with_remote_span_context(span);
+    let (topic, group) = work(bench, 1).await?;
+    let output = RAW.named(bench.topic("output", 1).await?);
+    let others = bench.declared(output.name(), "others").await?;
+    let broker = bench.broker().await?;
+    let publishing = async { broker.publish(topic, &Bytes::from("job")).await };
+    publishing.with_context(scope).await?;
+    let seen = Seen::default();
+    let handler = async |payload: Bytes, context: Context| {
+        context.publish(output, &payload).await?;
+        seen.add(Scope::current().span().span_context().trace_id().to_string());
+        Ok(())
+    };
+    bench.consume(broker.consumer(topic, group.as_str()), handler, seen.count(1)).await?;
+    ensure_eq!(seen.all(), [trace.to_string()], "the trace in scope of the handler");
+    let published = bench.join(output.name(), others).await?.next().await?;
+    let header = published.message().headers().get_str("traceparent").unwrap_or("missing");
+    ensure!(header.contains(&trace.to_string()), "the trace of what it published: {header}");
     Ok(())
 }
 

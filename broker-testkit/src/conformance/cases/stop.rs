@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::super::bench::Bench;
 use super::super::case::cases;
 use super::super::fault::{Fault, Verdict, ensure, ensure_eq};
-use super::super::handling::{Seen, stopper};
+use super::super::handling::{Add, Seen, stopper};
 use super::handler::work;
 
 cases! { "stop";
@@ -159,18 +159,16 @@ async fn consumers_that_run_together_stop_together(bench: &Bench) -> Verdict {
     bench.publish(one.name(), 0, ["one"]).await?;
     bench.publish(two.name(), 0, ["two"]).await?;
     let seen = Arc::new(Seen::default());
-    let handler = |seen: Arc<Seen>| {
-        move |payload: Bytes, _| {
+    let consumer = |topic| -> Add {
+        let seen = seen.clone();
+        let handler = move |payload: Bytes, _| {
             seen.add(word(&payload));
             async { Ok(()) }
-        }
+        };
+        Box::new(move |group| group.on(topic, handler))
     };
     let (stop, stopped) = stopper();
-    let together = broker
-        .group(group.as_str())
-        .on(one, handler(seen.clone()))
-        .on(two, handler(seen.clone()))
-        .run(stopped);
+    let together = bench.together(&broker, group, [one, two].map(consumer), stopped);
     let stopping = async {
         seen.count(2).await?;
         stop.now();
@@ -195,11 +193,11 @@ async fn the_first_error_of_one_consumer_stops_all(bench: &Bench) -> Verdict {
         .retry(Retry::none())
         .unprocessable(Unprocessable::Stop);
     let idle = broker.consumer(two, other.as_str());
-    let together = broker
-        .group(group.as_str())
-        .with(fails, |_, _| async { Err("out of paper".into()) })
-        .with(idle, |_, _| async { Ok(()) })
-        .run(pending());
+    let consumers: [Add; 2] = [
+        Box::new(|group| group.with(fails, |_, _| async { Err("out of paper".into()) })),
+        Box::new(|group| group.with(idle, |_, _| async { Ok(()) })),
+    ];
+    let together = bench.together(&broker, group, consumers, pending());
     let ran = bench.within("stopping both", together).await?;
     let Err(error) = ran else { return Err(Fault::failed("the error of one was lost")) };
     ensure!(error.to_string().contains("out of paper"), "another error: {error}");
