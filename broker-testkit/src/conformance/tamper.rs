@@ -26,6 +26,8 @@ pub struct Tamper {
     pub answer_timeout: Option<Duration>,
     pub pace: Option<Pace>,
     pub failure: Option<fn(Failure) -> Failure>,
+    /// Outputs are published beside the settlements.
+    pub plain: bool,
     /// A panic of a handler is taken for success.
     pub swallows_panics: bool,
     /// Consumers that are to run together run each for itself.
@@ -57,6 +59,10 @@ impl Tamper {
             consumer = consumer.retry(retry.clone());
         }
         consumer
+    }
+
+    pub(crate) fn exactly_once<T>(&self, consumer: Consumer<T>) -> Consumer<T> {
+        if self.plain { consumer } else { consumer.exactly_once() }
     }
 
     pub(crate) fn batches<T>(

@@ -29,6 +29,7 @@ pub(crate) enum Flaw {
     ConfirmsWithoutStoring,
     PartitionsItsOwnWay,
     CreatesUnknownTopics,
+    DescribesUnknownTopics,
     IgnoresPrefetch,
     NeverConfirms,
     BeginsWithTheOldest,
@@ -157,6 +158,10 @@ impl Backend for Broken {
     async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
         match self.flaw {
             Some(Flaw::Panics) => panic!("a flaw"),
+            Some(Flaw::DescribesUnknownTopics) => {
+                drop(self.inner.create_topic(&TopicSpec::new(topic)).await);
+                self.inner.describe_topic(topic).await
+            }
             Some(Flaw::Hangs) => std::future::pending().await,
             _ => self.told(self.inner.describe_topic(topic).await),
         }

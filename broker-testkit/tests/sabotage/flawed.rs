@@ -4,6 +4,7 @@
 //! it settles when, what it takes a message for.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use broker_api::dead_letter::headers;
 use broker_api::{
@@ -57,7 +58,7 @@ pub(crate) struct Flawed {
     flaw: Flaw,
     /// An answer that waits for another, to be mixed up with it.
     answer: Mutex<Option<Outgoing>>,
-    /// What was delivered.
+    /// What was delivered, or put off.
     taken: Arc<Mutex<Vec<Message>>>,
 }
 
@@ -112,6 +113,7 @@ impl Wraps for Flawed {
                 outgoing.message.headers_mut().remove(headers::DUE);
             }
             (Flaw::DelaysForEver, Station::Delayed)
+            | (Flaw::AnswersNobody, Station::Answer)
             | (Flaw::LosesWhatIsPutOff, Station::Scheduled)
             | (Flaw::ForgetsWhatItRedrove, Station::Record) => {
                 return confirmed_at_once(&mut outgoing);
@@ -129,6 +131,15 @@ impl Wraps for Flawed {
                 let kept = kept.map(|(name, value)| (name.to_owned(), value.clone())).collect();
                 outgoing.message = outgoing.message.with_headers(kept);
             }
+            (Flaw::DeadLettersWithoutKinds, Station::DeadLetter) => {
+                outgoing.message.headers_mut().set(headers::ERROR_KIND, "Handler");
+            }
+            (Flaw::DeadLettersWithoutReports, Station::DeadLetter) => {
+                outgoing.message.headers_mut().set(headers::ERROR_MESSAGE, "it failed");
+            }
+            (Flaw::DeadLettersWithoutTopics, Station::DeadLetter) => {
+                outgoing.message.headers_mut().remove(headers::ORIGINAL_TOPIC);
+            }
             (Flaw::DeadLettersWithoutKeys, Station::DeadLetter) => {
                 let message = Message::new(outgoing.message.payload().clone());
                 outgoing.message = message.with_headers(outgoing.message.headers().clone());
@@ -145,6 +156,21 @@ impl Wraps for Flawed {
             }
             (Flaw::DeliversTwice, Station::Scheduled) => {
                 self.publish_too(&outgoing, outgoing.message.clone());
+            }
+            (Flaw::DelaysWhatIsNotPutOff, Station::Scheduled) => {
+                locked(&self.taken).push(outgoing.message.clone());
+            }
+            (Flaw::DelaysWhatIsNotPutOff, Station::Application) => {
+                let id = outgoing.message.id();
+                if !locked(&self.taken).iter().any(|put_off| put_off.id() == id) {
+                    confirmed_at_once(&mut outgoing);
+                    let broker = self.inner.connect();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_secs(4)).await;
+                        broker.publish(outgoing);
+                    });
+                    return;
+                }
             }
             (Flaw::MixesUpAnswers, Station::Answer) => {
                 let Some(mut other) = locked(&self.answer).take() else {
@@ -241,6 +267,10 @@ impl FlawedSource {
                 partition: 0,
                 ..received
             }),
+            Flaw::AnswersWhatIsNotAsked => delivery.map_received(|received| Received {
+                message: received.message.with_header("reply-to", "nobody"),
+                ..received
+            }),
             Flaw::LosesTheTrace => delivery.map_received(|mut received| {
                 received.message.headers_mut().remove("traceparent");
                 received.message.headers_mut().remove("tracestate");
@@ -254,7 +284,9 @@ impl FlawedSource {
                 message: received.message.with_id(MessageId::new()),
                 ..received
             }),
-            flaw @ (Flaw::SettlesWhatFailed | Flaw::BringsBackWhatItDiscards) => {
+            flaw @ (Flaw::SettlesWhatFailed
+            | Flaw::SettlesNothing
+            | Flaw::BringsBackWhatItDiscards) => {
                 delivery.map_settle(|inner| Arc::new(FlawedSettle { inner, flaw }))
             }
             _ => delivery,
@@ -273,6 +305,7 @@ impl Settle for FlawedSettle {
             (Flaw::BringsBackWhatItDiscards, Settlement::Reject) => {
                 self.inner.requeue(token, Message::new("discarded"));
             }
+            (Flaw::SettlesNothing, _) => {}
             _ => self.inner.settle(token, settlement),
         }
     }

@@ -97,6 +97,14 @@ found! {
         by "publish::a_key_has_the_partition_that_kafka_gives_it" saying "the partition of the key";
     creating_unknown_topics_is_found: CreatesUnknownTopics
         by "publish::an_unknown_topic_is_an_error_and_does_not_come_to_be" saying "but it succeeded";
+    putting_off_where_nobody_ever_looks_is_found: DescribesUnknownTopics
+        by "schedule::nothing_can_be_put_off_before_a_scheduler_has_run"
+        saying "without a scheduler";
+    putting_off_what_cannot_be_delivered_is_found: DescribesUnknownTopics
+        by "schedule::what_cannot_be_delivered_is_refused_when_it_is_put_off"
+        saying "but it succeeded";
+    losing_acknowledgements_when_the_broker_closes_is_found: LosesLastAcknowledgements
+        by "stop::closing_the_broker_stops_its_consumers" saying "what was handled came again";
     unbounded_prefetch_is_found: IgnoresPrefetch
         by "backpressure::prefetch_bounds_what_is_handed_out" saying "handed out beyond a prefetch";
     answering_nothing_is_found: NeverConfirms

@@ -9,6 +9,7 @@ use crate::flawed::Flawed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     SettlesFirst,
+    SettlesNothing,
     SettlesWhatFailed,
     RetriesForEver,
     LosesTheAttemptCount,
@@ -17,6 +18,9 @@ pub(crate) enum Flaw {
     DelaysForAllGroups,
     DeadLettersBeforeConfirming,
     DeadLettersWithoutHeaders,
+    DeadLettersWithoutKinds,
+    DeadLettersWithoutReports,
+    DeadLettersWithoutTopics,
     DeadLettersWithoutKeys,
     GivesUpTheWholeBatch,
     NamesItsHeadersOtherwise,
@@ -36,6 +40,9 @@ pub(crate) enum Flaw {
     DeliversTwice,
     LosesWhatIsPutOff,
     MixesUpAnswers,
+    AnswersNobody,
+    AnswersWhatIsNotAsked,
+    DelaysWhatIsNotPutOff,
 }
 
 fn outcome(case: &str, flaw: Option<Flaw>) -> Outcome {
@@ -60,6 +67,9 @@ found! {
     settling_first_is_found_by_what_stops: SettlesFirst
         by "stop::a_consumer_that_stops_on_failure_says_why_and_leaves_the_message"
         saying "what is left";
+    settling_nothing_is_found: SettlesNothing
+        by "dead_letter::the_original_is_settled_once_the_dead_letter_is_stored"
+        saying "it came again although it is in the dead letters";
     settling_what_failed_is_found: SettlesWhatFailed
         by "stop::a_pause_between_attempts_does_not_hold_up_the_end" saying "what is left";
     settling_what_could_not_be_stored_is_found: SettlesWhatFailed
@@ -84,6 +94,14 @@ found! {
     dead_lettering_without_the_own_headers_is_found: DeadLettersWithoutHeaders
         by "dead_letter::payload_key_and_headers_are_kept_and_the_origin_is_told"
         saying "the headers";
+    dead_lettering_without_the_kind_is_found: DeadLettersWithoutKinds
+        by "dead_letter::what_cannot_be_decoded_goes_there_at_once_and_the_next_message_is_handled"
+        saying "the kind of the error";
+    dead_lettering_without_the_report_is_found: DeadLettersWithoutReports
+        by "dead_letter::what_is_invalid_goes_there_with_the_paths_of_its_fields"
+        saying "whether the paths name and age are in";
+    dead_lettering_without_the_topic_is_found: DeadLettersWithoutTopics
+        by "dead_letter::several_topics_can_share_one" saying "dead letters of one of the topics";
     naming_headers_otherwise_is_found: NamesItsHeadersOtherwise
         by "dead_letter::the_names_of_the_added_headers_are_the_same_everywhere"
         saying "the names of the headers";
@@ -108,6 +126,9 @@ found! {
     reordering_a_key_at_work_is_found: ReordersAKey
         by "concurrency::keys_stay_in_order_while_some_of_their_messages_fail"
         saying "the order of key";
+    reordering_a_key_between_batches_is_found: ReordersAKey
+        by "batch::a_key_with_a_failure_comes_again_in_order_and_no_other_does"
+        saying "six messages took more than";
     losing_the_trace_in_scope_is_found: LosesTheTrace
         by "handler::the_trace_in_scope_goes_on_in_the_handler_and_in_what_it_publishes"
         saying "the trace in scope of the handler";
@@ -157,4 +178,20 @@ found! {
         by "schedule::several_schedulers_publish_each_message_once" saying "what came";
     mixing_up_answers_is_found: MixesUpAnswers
         by "request::each_question_gets_its_own_answer" saying "the answer";
+    answering_nobody_is_found: AnswersNobody
+        by "request::an_answer_comes_to_the_process_that_asked" saying "no answer within";
+    answering_nobody_who_waits_is_found: AnswersNobody
+        by "request::a_question_waits_for_whoever_answers_it" saying "no answer within";
+    answering_no_error_is_found: AnswersNobody
+        by "request::an_error_is_an_answer_too" saying "took more than";
+    answering_no_foreign_client_is_found: AnswersNobody
+        by "request::a_client_that_knows_the_headers_can_ask_and_answer" saying "no answer within";
+    answering_what_is_not_asked_is_found: AnswersWhatIsNotAsked
+        by "request::an_answer_to_a_message_that_wants_none_is_not_published"
+        saying "what the handler saw";
+    holding_up_what_is_not_put_off_is_found: DelaysWhatIsNotPutOff
+        by "schedule::what_was_not_put_off_passes_what_was" saying "the order";
+    giving_up_nothing_that_was_put_off_is_found: LosesWhatIsPutOff
+        by "schedule::a_message_whose_topic_is_gone_when_it_is_due_becomes_a_dead_letter"
+        saying "1 dead letters took more than";
 }

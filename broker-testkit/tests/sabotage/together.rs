@@ -20,6 +20,7 @@ enum Flaw {
     PublishesWhatIsDoneFirst,
     PublishesTwice,
     TakesAnyOutput,
+    PublishesAtOnce,
 }
 
 struct Together {
@@ -54,6 +55,11 @@ impl Wraps for Together {
         _: Option<u32>,
         message: &Message,
     ) -> Result<()> {
+        if self.flaw == Some(Flaw::PublishesAtOnce) {
+            let (message, confirm) = (message.clone(), broker_api::Confirm::from_fn(drop));
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(1);
+            self.inner.publish(Outgoing { topic, partition: None, message, deadline, confirm });
+        }
         if self.flaw == Some(Flaw::TakesAnyOutput) {
             return Ok(());
         }
@@ -216,6 +222,8 @@ found! {
     publishing_twice_is_found: PublishesTwice
         by "exactly_once::members_that_come_go_and_vanish_publish_every_output_once"
         saying "the outputs of one key";
+    publishing_what_fails_is_found: PublishesAtOnce
+        by "exactly_once::an_attempt_that_failed_publishes_nothing" saying "payload and attempt";
     taking_any_output_is_found: TakesAnyOutput
         by "exactly_once::an_output_that_cannot_be_published_is_a_failure_of_its_handler"
         saying "the outputs";

@@ -29,6 +29,7 @@ enum Flaw {
     WaitsForFullBatches,
     WaitsForAnswersForEver,
     RedrivesAtOnce,
+    SettlesByItself,
     SwallowsPanics,
     RunsEachApart,
     IsDeafToTheEnd,
@@ -69,6 +70,7 @@ impl Flaw {
             Self::WaitsForFullBatches => Tamper { batch_wait: Some(HOUR), ..none },
             Self::WaitsForAnswersForEver => Tamper { answer_timeout: Some(HOUR), ..none },
             Self::RedrivesAtOnce => Tamper { pace: Some(Pace::Unlimited), ..none },
+            Self::SettlesByItself => Tamper { plain: true, ..none },
             Self::SwallowsPanics => Tamper { swallows_panics: true, ..none },
             Self::RunsEachApart => Tamper { apart: true, ..none },
             Self::IsDeafToTheEnd => Tamper { deaf: true, ..none },
@@ -133,6 +135,11 @@ found! {
     never_retrying_is_found: NeverRetries
         by "handler::a_handler_that_panics_has_failed"
         saying "what the case waits for took more than";
+    never_retrying_what_has_no_outcome_is_found: NeverRetries
+        by "batch::outcomes_that_are_missing_are_failures" saying "two batches took more than";
+    settling_by_itself_unasked_is_found: SettlesByItself
+        by "exactly_once::asking_for_what_cannot_be_is_an_error_at_start"
+        saying "settling by hand";
     hiding_retries_from_layers_is_found: NeverRetries
         by "handler::layers_see_every_attempt_and_a_permanent_failure_survives_them"
         saying "the attempts that the layer saw";

@@ -127,7 +127,8 @@ impl Place {
 async fn asking_for_what_cannot_be_is_an_error_at_start(bench: &Bench) -> Verdict {
     let (input, group) = work(bench, 1).await?;
     let broker = bench.broker().await?;
-    let consumer = || broker.consumer(input, group.as_str()).exactly_once();
+    let tamper = bench.tamper();
+    let consumer = || tamper.exactly_once(broker.consumer(input, group.as_str()));
     let by_hand = bench.within("subscribing", consumer().subscribe()).await?;
     ensure_kind!(by_hand.map(drop), Invalid, "settling by hand");
     let handler = async |_, _| Ok(());
