@@ -1,14 +1,19 @@
 //! The contract: what a backend has to do.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+mod asked;
+mod shared;
+mod source;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+pub use asked::{DEFAULT_PREFETCH, GroupSpec, Order, Read, Start, Subscribe, Transactions, Until};
+pub use source::{Settle, Settlement, Source};
+
 use crate::capabilities::{Capabilities, Capability};
 use crate::confirm::Confirm;
-use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
 use crate::message::Message;
@@ -184,74 +189,6 @@ pub trait Backend: Send + Sync + 'static {
     async fn close(&self) -> Result<()>;
 }
 
-/// Where deliveries come from: a membership in a group, or a reading.
-#[async_trait]
-pub trait Source: Send {
-    /// The next deliveries, at least one and at most `max`, as soon as there is one.
-    /// `None` when the source has ended: it was closed, or a reading has caught up.
-    ///
-    /// Behaviour: cancel-safe, a delivery is either returned or still in the source. Of a group's
-    /// deliveries no more than [`Subscribe::prefetch`] are handed out and unsettled at any time.
-    /// A source that is not asked for long stays a member of its group.
-    ///
-    /// # Errors
-    /// Only what the backend cannot mend by itself. After an error nothing more comes, and what
-    /// was unsettled comes back to the group.
-    async fn next(&mut self, max: usize) -> Result<Option<Vec<Delivery>>>;
-
-    /// Makes sure that everything settled so far does not come back, hands back the rest, and
-    /// leaves the group; [`Backend::close`] does this for every source. A broker that keeps one
-    /// position for each partition repeats what was settled after its first unsettled message. Dropping the source hands back too, and may forget the last settlements.
-    ///
-    /// # Errors
-    /// What could not be flushed.
-    async fn close(&mut self) -> Result<()>;
-}
-
-/// How deliveries are settled; each [`Delivery`] has one with a token of the backend's.
-///
-/// The methods are called at most once for a token, from any thread, and neither block nor fail:
-/// what goes wrong shows in [`Source::next`] or [`Source::close`]. After the partition was given up
-/// they have no effect.
-pub trait Settle: Send + Sync {
-    /// The message is done: by acknowledging or by rejecting it.
-    fn settle(&self, token: u64, settlement: Settlement);
-
-    /// The message is done, together with these messages: they are published and it is settled, or
-    /// neither, and then it comes again. Only for deliveries of
-    /// [`Backend::subscribe_exactly_once`]; their deadlines do not count, and they are confirmed
-    /// when the transaction is committed. Of others it settles nothing, so they come again.
-    fn settle_with(&self, token: u64, settlement: Settlement, outputs: Vec<Outgoing>) {
-        let _ = (settlement, outputs);
-        tracing::error!(token, "a message that no transaction settles was to be settled by one");
-    }
-
-    /// The message is to be delivered again, before later messages of its partition that were not
-    /// handed out yet; several of one partition in their order there. The message is given back,
-    /// so nothing has to be kept for this.
-    fn requeue(&self, token: u64, message: Message);
-
-    /// Whether the partition is still to be worked on. `false` from the moment the backend wants
-    /// to give it up, or has: what is not begun yet should be handed back, not begun. Where that
-    /// would bring back later messages that were settled, it stays `true` for as long as the
-    /// partition can be kept.
-    ///
-    /// It is asked right before a message is begun.
-    fn is_live(&self, token: u64) -> bool {
-        let _ = token;
-        true
-    }
-}
-
-/// How a delivery ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// Handled.
-    Ack,
-    /// Not handled, and not wanted again.
-    Reject,
-}
-
 /// A message on its way to the broker.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -276,114 +213,8 @@ pub struct Receipt {
     pub offset: Option<u64>,
 }
 
-/// Where a group that did not exist, or a reading, begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Start {
-    /// With the oldest message that the broker has for it.
-    ///
-    /// RabbitMQ keeps nothing for a group that does not exist, unless the topic has a retention:
-    /// there this is the same as [`Start::Latest`].
-    #[default]
-    Earliest,
-    /// With the first message published from now on.
-    Latest,
-    /// With the first message whose timestamp is not before this.
-    Time(SystemTime),
-    /// With this offset, or the next one there is, in every partition.
-    Offset(u64),
-}
-
-/// Where a reading ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Until {
-    /// After the last message that is stored when it begins.
-    #[default]
-    CaughtUp,
-    /// Never: it goes on with what is published.
-    Followed,
-}
-
-/// In which order a group gets its messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Order {
-    /// Messages of one key in the order they were published, also when redelivered.
-    #[default]
-    Key,
-    /// In any order: members compete for every message.
-    None,
-}
-
-/// A consumer group of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GroupSpec {
-    /// Its name.
-    pub name: Name,
-    /// Where it begins if it does not exist yet.
-    pub start: Start,
-    /// Its order. It belongs to the group, and all members have to say the same.
-    pub order: Order,
-}
-
-impl GroupSpec {
-    /// A group that begins with the oldest message and keeps the order of keys.
-    pub const fn new(name: Name) -> Self {
-        Self { name, start: Start::Earliest, order: Order::Key }
-    }
-}
-
-/// A membership in a group.
-#[derive(Debug, Clone)]
-pub struct Subscribe {
-    /// The topics, at least one; all members of a group should name the same.
-    pub topics: Vec<Name>,
-    /// The group.
-    pub group: GroupSpec,
-    /// How many deliveries may be unsettled at a time, at least 1.
-    pub prefetch: usize,
-}
-
-impl Subscribe {
-    /// A membership in this group of one topic, with at most [`DEFAULT_PREFETCH`] unsettled.
-    pub fn new(topic: Name, group: GroupSpec) -> Self {
-        Self { topics: vec![topic], group, prefetch: DEFAULT_PREFETCH }
-    }
-}
-
-/// When the transaction is committed that settles what a consumer has handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transactions {
-    /// As soon as so many messages are done, at least 1.
-    pub messages: usize,
-    /// Or so long after the first of them.
-    pub wait: Duration,
-}
-
-impl Default for Transactions {
-    /// A thousand messages, or 100 ms.
-    fn default() -> Self {
-        Self { messages: 1_000, wait: Duration::from_millis(100) }
-    }
-}
-
-/// A reading without a group.
-#[derive(Debug, Clone)]
-pub struct Read {
-    /// The topic.
-    pub topic: Name,
-    /// Only these partitions; all where `None`.
-    pub partitions: Option<Vec<u32>>,
-    /// Where it begins.
-    pub start: Start,
-    /// Where it ends.
-    pub until: Until,
-}
-
-impl Read {
-    /// A reading of the whole topic, from its oldest message to the one that is the last now.
-    pub const fn new(topic: Name) -> Self {
-        Self { topic, partitions: None, start: Start::Earliest, until: Until::CaughtUp }
-    }
-}
+/// How long a publish may take where nothing is said.
+pub const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The error for a missing capability, with the backend's own reason.
 pub(crate) fn unsupported(
@@ -396,71 +227,3 @@ pub(crate) fn unsupported(
     let text = format!("{capability} is not supported by {}: {why}", backend.system());
     Error::new(ErrorKind::Unsupported, "capability", text).with("topic", topic)
 }
-
-#[async_trait]
-impl<B: Backend + ?Sized> Backend for Arc<B> {
-    fn system(&self) -> &'static str {
-        (**self).system()
-    }
-    fn system_of(&self, topic: Name) -> &'static str {
-        (**self).system_of(topic)
-    }
-    fn capabilities(&self, topic: Name) -> Capabilities {
-        (**self).capabilities(topic)
-    }
-    fn publish(&self, outgoing: Outgoing) {
-        (**self).publish(outgoing);
-    }
-    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
-        (**self).subscribe(subscribe).await
-    }
-    async fn subscribe_exactly_once(
-        &self,
-        subscribe: Subscribe,
-        transactions: Transactions,
-    ) -> Result<Box<dyn Source>> {
-        (**self).subscribe_exactly_once(subscribe, transactions).await
-    }
-    async fn check_output(
-        &self,
-        input: Name,
-        topic: Name,
-        partition: Option<u32>,
-        message: &Message,
-    ) -> Result<()> {
-        (**self).check_output(input, topic, partition, message).await
-    }
-    async fn read(&self, read: Read) -> Result<Box<dyn Source>> {
-        (**self).read(read).await
-    }
-    async fn create_topic(&self, spec: &TopicSpec) -> Result<()> {
-        (**self).create_topic(spec).await
-    }
-    async fn describe_topic(&self, topic: Name) -> Result<TopicDescription> {
-        (**self).describe_topic(topic).await
-    }
-    async fn add_partitions(&self, topic: Name, total: u32) -> Result<()> {
-        (**self).add_partitions(topic, total).await
-    }
-    async fn delete_topic(&self, topic: Name) -> Result<()> {
-        (**self).delete_topic(topic).await
-    }
-    async fn declare_group(&self, topic: Name, group: &GroupSpec) -> Result<()> {
-        (**self).declare_group(topic, group).await
-    }
-    async fn lag(&self, topic: Name, group: Name) -> Result<u64> {
-        (**self).lag(topic, group).await
-    }
-    fn health(&self) -> Health {
-        (**self).health()
-    }
-    async fn close(&self) -> Result<()> {
-        (**self).close().await
-    }
-}
-
-/// How many deliveries may be unsettled where nothing is said.
-pub const DEFAULT_PREFETCH: usize = 256;
-
-/// How long a publish may take where nothing is said.
-pub const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
