@@ -1,10 +1,11 @@
 //! A message as it travels, without its type.
 
 use std::fmt;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use uuid::Uuid;
+use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::headers::{HeaderValue, Headers};
 
@@ -20,7 +21,16 @@ pub enum MessageId {
 impl MessageId {
     /// A new UUID version 7, whose order is the order of time.
     pub fn new() -> Self {
-        Self::Uuid(Uuid::now_v7())
+        Self::at(SystemTime::now())
+    }
+
+    /// The same for who knows the time already, which is not for nothing.
+    pub(crate) fn at(now: SystemTime) -> Self {
+        // Shared, so that ids of one process are in their order within a millisecond too.
+        static ORDER: Mutex<ContextV7> = Mutex::new(ContextV7::new());
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = Timestamp::from_unix(&ORDER, since.as_secs(), since.subsec_nanos());
+        Self::Uuid(Uuid::new_v7(time))
     }
 }
 

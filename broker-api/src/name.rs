@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::{Error, ErrorKind, Result};
@@ -18,8 +19,21 @@ pub const MAX_TOPIC_AND_GROUP_BYTES: usize = 220;
 /// neither `.` nor `..`. That is Kafka's rule, which RabbitMQ's contains.
 ///
 /// It is `Copy`: a name made at run time is interned and lives as long as the process.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Eq, PartialOrd, Ord)]
 pub struct Name(&'static str);
+
+impl PartialEq for Name {
+    /// Mostly it is the same memory: names are compared several times for each message.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl Name {
     /// A name known when the program is built. A bad one does not compile where this is a constant.

@@ -234,24 +234,30 @@ async fn admit(
     }
     let bytes =
         (message.byte_len() + OVERHEAD_BYTES).min(broker.inner.settings.publish_buffer_bytes);
-    let room = broker.inner.room.clone();
-    let permit = match room.clone().try_acquire_many_owned(bytes as u32) {
+    let permit = match broker.inner.room.clone().try_acquire_many_owned(bytes as u32) {
         Ok(permit) => permit,
-        Err(_) => match timeout_at(deadline, room.acquire_many_owned(bytes as u32)).await {
-            Ok(Ok(permit)) => permit,
-            // The semaphore is never closed, so this is the time limit.
-            _ => {
-                let text = "no room among the messages in flight within the time limit";
-                let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
-                return Err(error.with("topic", topic));
+        Err(_) => {
+            let room = broker.inner.room.clone().acquire_many_owned(bytes as u32);
+            // Boxed for the same reason.
+            match Box::pin(timeout_at(deadline, room)).await {
+                Ok(Ok(permit)) => permit,
+                // The semaphore is never closed, so this is the time limit.
+                _ => {
+                    let text = "no room among the messages in flight within the time limit";
+                    let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
+                    return Err(error.with("topic", topic));
+                }
             }
-        },
+        }
     };
-    if message.id().is_none() {
-        message = message.with_id(MessageId::new());
-    }
-    if message.timestamp().is_none() {
-        message = message.with_timestamp(SystemTime::now());
+    if message.id().is_none() || message.timestamp().is_none() {
+        let now = SystemTime::now();
+        if message.id().is_none() {
+            message = message.with_id(MessageId::at(now));
+        }
+        if message.timestamp().is_none() {
+            message = message.with_timestamp(now);
+        }
     }
     Ok((message, permit))
 }

@@ -7,6 +7,7 @@ use broker_api::{HeaderValue, Message, MessageId};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::chunk::Chunk;
 use crate::native;
@@ -115,9 +116,10 @@ pub(crate) fn message(record: &BorrowedMessage<'_>, chunk: &mut Chunk) -> Messag
 
 /// As `MessageId::from`, which makes a text of each UUID to compare it with.
 fn message_id(text: &str) -> MessageId {
-    let mut buffer = Uuid::encode_buffer();
+    // Of the forms that are parsed only the hyphenated one is as long.
+    let usual = text.len() == Hyphenated::LENGTH && !text.bytes().any(|b| b.is_ascii_uppercase());
     match Uuid::try_parse(text) {
-        Ok(uuid) if *uuid.hyphenated().encode_lower(&mut buffer) == *text => MessageId::Uuid(uuid),
+        Ok(uuid) if usual => MessageId::Uuid(uuid),
         _ => MessageId::Text(text.into()),
     }
 }
@@ -158,6 +160,9 @@ mod tests {
         for text in [
             "0192f0c1-2b1c-7e3a-9d7e-000000000001",
             "0192F0C1-2B1C-7E3A-9D7E-000000000001",
+            "0192f0c12b1c7e3a9d7e000000000001",
+            "{0192f0c1-2b1c-7e3a-9d7e-000000000001}",
+            "urn:uuid:0192f0c1-2b1c-7e3a-9d7e-000000000001",
             "42",
             "",
         ] {

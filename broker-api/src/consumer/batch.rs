@@ -140,7 +140,7 @@ where
             }
             match self.decode(&held) {
                 Ok(value) => {
-                    let context = held.begin(&self.broker, self.exactly_once);
+                    let context = held.begin();
                     let known = self.is_done(&context).await;
                     if matches!(known, Ok(false)) {
                         values.push((value, context));

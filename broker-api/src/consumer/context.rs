@@ -17,7 +17,7 @@ use crate::topic::Topic;
 pub struct Context(Arc<Inner>);
 
 struct Inner {
-    received: Arc<Received>,
+    received: Received,
     attempt: u32,
     broker: Broker,
     /// What the handler published.
@@ -36,7 +36,7 @@ enum Outputs {
 impl Context {
     /// `exactly_once` keeps what the handler publishes, for the transaction.
     pub(crate) fn new(
-        received: Arc<Received>,
+        received: Received,
         attempt: u32,
         broker: Broker,
         exactly_once: bool,
@@ -46,6 +46,16 @@ impl Context {
             false => Outputs::Published(Vec::new()),
         });
         Self(Arc::new(Inner { received, attempt, broker, outputs }))
+    }
+
+    /// The same message in its next attempt, of which nothing is published yet.
+    pub(crate) fn next_attempt(&self, exactly_once: bool) -> Self {
+        let Inner { received, attempt, broker, .. } = &*self.0;
+        Self::new(received.clone(), attempt.saturating_add(1), broker.clone(), exactly_once)
+    }
+
+    pub(crate) fn received(&self) -> &Received {
+        &self.0.received
     }
 
     /// The message as it came: key, headers, id, timestamp, payload.

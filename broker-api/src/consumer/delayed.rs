@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::held::Held;
 use super::membership::Membership;
+use crate::broker::Broker;
 use crate::delivery::Delivery;
 use crate::error::Result;
 use crate::name::Name;
@@ -18,6 +19,8 @@ use crate::soonest::Soonest;
 pub(super) struct Delayed {
     /// The topic whose messages they are.
     topic: Name,
+    broker: Broker,
+    exactly_once: bool,
     deliveries: SelectAll<BoxStream<'static, Result<Vec<Delivery>>>>,
     /// What is here and not due yet, the next one first.
     waiting: Soonest<Instant, Held>,
@@ -25,11 +28,18 @@ pub(super) struct Delayed {
 }
 
 impl Delayed {
-    pub(super) fn new(topic: Name, memberships: impl Iterator<Item = Membership>) -> Self {
+    pub(super) fn new(
+        topic: Name,
+        broker: &Broker,
+        exactly_once: bool,
+        memberships: impl Iterator<Item = Membership>,
+    ) -> Self {
         let stop = watch::Sender::new(false);
         let stream = |membership| deliveries(membership, stop.subscribe()).boxed();
         Self {
             topic,
+            broker: broker.clone(),
+            exactly_once,
             deliveries: select_all(memberships.map(stream)),
             waiting: Soonest::new(),
             stop,
@@ -58,7 +68,7 @@ impl Delayed {
 
     /// Keeps a message until it is due; gives it back at once if it is due already.
     fn keep(&mut self, delivery: Delivery) -> Option<Held> {
-        let held = Held::retried(delivery, self.topic)?;
+        let held = Held::retried(delivery, self.topic, &self.broker, self.exactly_once)?;
         let left = held.due().and_then(|due| due.duration_since(schedule::now()).ok());
         let Some(due) = left.and_then(|left| Instant::now().checked_add(left)) else {
             return Some(held);

@@ -1,6 +1,5 @@
 //! A message in the hands of a consumer.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::backlog::Key;
@@ -17,19 +16,25 @@ use crate::schedule;
 use crate::telemetry::Counted;
 
 /// A delivery whose message is shared with its handler. Dropped unsettled it is delivered again.
+///
+/// It is moved often on its way to the handler, so what most messages never have is boxed.
 pub(super) struct Held {
-    /// As the application sees it: without our headers, from the topic it was published to.
-    received: Arc<Received>,
-    history: History,
+    /// The message as the application sees it, without our headers and from the topic it was
+    /// published to, in the attempt that was begun last or else is to come.
+    context: Context,
+    /// Whether that attempt was begun.
+    begun: bool,
+    /// Whether what an attempt publishes is settled with the message.
+    exactly_once: bool,
+    /// What happened to it before that attempt, if anything.
+    history: Option<Box<History>>,
     /// As it was delivered, where that is something else.
     delivered: Option<Box<Message>>,
     settler: Option<Settler>,
     /// The pauses that are left in place, from its first failure on.
-    pauses: Option<Pauses>,
+    pauses: Option<Box<Pauses>>,
     /// That it is counted as being here, from when it may be handled.
     counted: Option<Counted>,
-    /// The attempt that was begun last, where what it publishes is settled with the message.
-    attempt: Option<Context>,
 }
 
 /// What a failure of the handler means.
@@ -48,21 +53,27 @@ pub(super) enum Verdict {
 
 impl Held {
     /// A delivery of the topic itself.
-    pub(super) fn new(delivery: Delivery) -> Option<Self> {
+    pub(super) fn new(delivery: Delivery, broker: &Broker, exactly_once: bool) -> Option<Self> {
         let (received, settler) = delivery.into_parts();
         received.map(|received| Self {
-            received: Arc::new(received),
-            history: History::default(),
+            context: Context::new(received, 1, broker.clone(), exactly_once),
+            begun: false,
+            exactly_once,
+            history: None,
             delivered: None,
             settler,
             pauses: None,
             counted: None,
-            attempt: None,
         })
     }
 
     /// A delivery of one of the retry topics, which stands for one of `topic`.
-    pub(super) fn retried(delivery: Delivery, topic: Name) -> Option<Self> {
+    pub(super) fn retried(
+        delivery: Delivery,
+        topic: Name,
+        broker: &Broker,
+        exactly_once: bool,
+    ) -> Option<Self> {
         let (received, settler) = delivery.into_parts();
         received.map(|received| {
             let delivered = Some(Box::new(received.message.clone()));
@@ -74,9 +85,11 @@ impl Held {
                 offset: history.offset,
                 redeliveries: received.redeliveries,
             };
-            let received = Arc::new(received);
-            let (pauses, counted, attempt) = (None, None, None);
-            Self { received, history, delivered, settler, pauses, counted, attempt }
+            let attempt = history.attempts.saturating_add(1);
+            let context = Context::new(received, attempt, broker.clone(), exactly_once);
+            let (begun, history) = (false, Some(Box::new(history)));
+            let (pauses, counted) = (None, None);
+            Self { context, begun, exactly_once, history, delivered, settler, pauses, counted }
         })
     }
 
@@ -88,24 +101,26 @@ impl Held {
 
     /// The key within its partition.
     pub(super) fn key(&self) -> Option<Key> {
-        let key = self.received.message.key()?.clone();
-        Some(((self.received.topic, self.received.partition), key))
+        let received = self.received();
+        let key = received.message.key()?.clone();
+        Some(((received.topic, received.partition), key))
     }
 
     /// Begins an attempt.
-    pub(super) fn begin(&mut self, broker: &Broker, exactly_once: bool) -> Context {
-        self.history.attempts = self.history.attempts.saturating_add(1);
-        let (received, attempt) = (self.received.clone(), self.history.attempts);
-        let context = Context::new(received, attempt, broker.clone(), exactly_once);
-        self.attempt = exactly_once.then(|| context.clone());
-        context
+    pub(super) fn begin(&mut self) -> Context {
+        if self.begun {
+            self.context = self.context.next_attempt(self.exactly_once);
+        }
+        self.begun = true;
+        self.context.clone()
     }
 
     /// The attempt that was begun last has failed.
     pub(super) fn failed(&mut self, failure: Failure, retry: &Retry) -> Verdict {
-        self.history.first_failure.get_or_insert_with(schedule::now);
-        let pauses = self.pauses.get_or_insert_with(|| retry.pauses());
-        let (received, attempt) = (&self.received, self.history.attempts);
+        let history = self.history.get_or_insert_default();
+        history.first_failure.get_or_insert_with(schedule::now);
+        let pauses = self.pauses.get_or_insert_with(|| Box::new(retry.pauses()));
+        let (received, attempt) = (self.context.received(), self.context.attempt());
         if let Some(pause) = pauses.next().filter(|_| !failure.is_permanent()) {
             let pause = failure.delay().unwrap_or(pause);
             tracing::warn!(topic = %received.topic, partition = received.partition,
@@ -114,9 +129,9 @@ impl Held {
             return Verdict::Again(pause);
         }
         if let Some(delay) =
-            retry.delay_in_place(self.history.delays).filter(|_| !failure.is_permanent())
+            retry.delay_in_place(history.delays).filter(|_| !failure.is_permanent())
         {
-            self.history.delays += 1;
+            history.delays += 1;
             self.pauses = None;
             tracing::warn!(topic = %received.topic, partition = received.partition,
                 offset = received.offset, attempt, ?delay, error = %failure,
@@ -132,17 +147,22 @@ impl Held {
         Verdict::ForGood { error, may_wait }
     }
 
-    pub(super) fn history(&self) -> &History {
-        &self.history
+    /// What has happened to it, the attempt that was begun last included.
+    pub(super) fn history(&self) -> History {
+        let history = self.history.as_deref().cloned().unwrap_or_default();
+        match self.begun {
+            true => History { attempts: self.context.attempt(), ..history },
+            false => history,
+        }
     }
 
     pub(super) fn received(&self) -> &Received {
-        &self.received
+        self.context.received()
     }
 
     /// When it is to be handled, if not at once.
     pub(super) fn due(&self) -> Option<SystemTime> {
-        self.history.due
+        self.history.as_ref()?.due
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -150,10 +170,11 @@ impl Held {
     }
 
     /// It was handled by the last attempt.
-    pub(super) fn handled(mut self) {
-        match self.attempt.take().map(|attempt| attempt.give_outputs()) {
-            Some(outputs) if !outputs.is_empty() => self.settle_with(outputs),
-            _ => self.settle(Settlement::Ack),
+    pub(super) fn handled(self) {
+        let outputs = if self.exactly_once { self.context.give_outputs() } else { Vec::new() };
+        match outputs.is_empty() {
+            true => self.settle(Settlement::Ack),
+            false => self.settle_with(outputs),
         }
     }
 
@@ -175,7 +196,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(settler) = self.settler.take() {
             let delivered = self.delivered.take().map(|message| *message);
-            settler.requeue(delivered.unwrap_or_else(|| self.received.message.clone()));
+            settler.requeue(delivered.unwrap_or_else(|| self.context.message().clone()));
         }
     }
 }

@@ -87,7 +87,7 @@ where
                 Ok(value) => value,
                 Err(error) => return self.give_up(held, error, false).await,
             };
-            let context = held.begin(&self.broker, self.exactly_once);
+            let context = held.begin();
             let Some(ended) = self.attempt(&held, value, context).await else { return Ok(()) };
             let failure = match ended {
                 Ok(()) => {
@@ -226,7 +226,7 @@ impl<T, F> Work<T, F> {
             Some(offset) => error.with("offset", offset),
             None => error,
         };
-        match self.escalation.next(received, held.history(), &error, may_wait) {
+        match self.escalation.next(received, &held.history(), &error, may_wait) {
             Next::Delay(to, message) => {
                 tracing::warn!(%error, %to, "a message is put off");
                 if self.move_on(held, to, message).await? {

@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use crate::name::Name;
 
@@ -28,7 +29,10 @@ pub(crate) struct Lanes<J> {
 struct Partition<J> {
     place: Place,
     /// Keys with a job that is ready or being handled; the queue holds those behind it.
-    busy: HashMap<Bytes, VecDeque<J>>,
+    ///
+    /// The hash is one for speed: there are no more keys here than the prefetch, so keys that are
+    /// made to collide would cost little.
+    busy: HashMap<Bytes, VecDeque<J>, RandomState>,
     ready: VecDeque<Job<J>>,
 }
 
@@ -129,7 +133,7 @@ impl<J> Lanes<J> {
             partitions[number].place = place;
             return number;
         }
-        partitions.push(Partition { place, busy: HashMap::new(), ready: VecDeque::new() });
+        partitions.push(Partition { place, busy: HashMap::default(), ready: VecDeque::new() });
         partitions.len() - 1
     }
 

@@ -10,6 +10,7 @@ use super::membership::Membership;
 use super::watch::Watched;
 use super::{Consumer, Control, exactly_once};
 use crate::backend::Order;
+use crate::broker::Broker;
 use crate::error::Result;
 use crate::name::Name;
 use crate::stop::Stop;
@@ -61,7 +62,9 @@ impl<T: 'static, F> Session<T, F> {
         let inputs = Inputs {
             topic,
             telemetry: telemetry.clone(),
-            delayed: Delayed::new(topic, delayed),
+            broker: broker.clone(),
+            exactly_once: transactions.is_some(),
+            delayed: Delayed::new(topic, &broker, transactions.is_some(), delayed),
             membership: Membership::new(broker.clone(), subscribe, transactions),
         };
         let work = Work {
@@ -89,6 +92,8 @@ impl<T: 'static, F> Session<T, F> {
 pub(super) struct Inputs {
     topic: Name,
     telemetry: Consuming,
+    broker: Broker,
+    exactly_once: bool,
     membership: Membership,
     delayed: Delayed,
 }
@@ -115,11 +120,12 @@ impl Inputs {
         };
         match batch {
             Ok(Some(batch)) => {
+                let Self { topic, ref broker, exactly_once, .. } = *self;
                 let held = batch.into_iter().filter_map(|delivery| {
-                    match delivery.received().topic == self.topic {
-                        true => Held::new(delivery),
+                    match delivery.received().topic == topic {
+                        true => Held::new(delivery, broker, exactly_once),
                         // Put back from the dead letters.
-                        false => Held::retried(delivery, self.topic),
+                        false => Held::retried(delivery, topic, broker, exactly_once),
                     }
                 });
                 Ok(self.messages(held.collect()))

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Weak;
 use std::time::Instant as StdInstant;
 
+use foldhash::fast::RandomState;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::spec::TopicSpec;
 pub(super) struct State {
     /// For leases, which settle through it.
     pub(super) server: Weak<Server>,
-    names: HashMap<Name, usize>,
+    names: HashMap<Name, usize, RandomState>,
     pub(super) topics: Slab<Topic>,
     /// All sources; a place is used again only after its source and its leases are gone.
     pub(super) seats: Slab<Seat>,
@@ -41,7 +42,7 @@ impl State {
     pub(super) fn new(server: Weak<Server>, limit: usize) -> Self {
         Self {
             server,
-            names: HashMap::new(),
+            names: HashMap::default(),
             topics: Slab::new(),
             seats: Slab::new(),
             limit,
