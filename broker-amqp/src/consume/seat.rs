@@ -1,5 +1,7 @@
 //! The places of the members of a group, by which they share its partitions.
 
+use std::time::Duration;
+
 use broker_api::Name;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -9,6 +11,10 @@ use crate::consume::balance;
 use crate::error::{code, reply_code};
 use crate::link::Link;
 use crate::names;
+
+/// How long looking for a seat may take. A node of a cluster takes its seats with it when it dies,
+/// and whoever asks for one of those then gets no answer for a minute, nor any message meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A place among the members of a group, which nobody else has. It is empty again when this is
 /// dropped, or its connection is gone.
@@ -33,6 +39,14 @@ impl Seat {
         group: Name,
         partitions: u32,
     ) -> Option<Self> {
+        let taken = Self::look_for(link, topic, group, partitions);
+        tokio::time::timeout(PATIENCE, taken).await.unwrap_or_else(|_| {
+            tracing::debug!(%topic, %group, "no seat within {PATIENCE:?}");
+            None
+        })
+    }
+
+    async fn look_for(link: &Link, topic: Name, group: Name, partitions: u32) -> Option<Self> {
         let mut unspoilt = None;
         for number in 0..balance::seats(partitions) {
             let channel = match unspoilt.take() {
