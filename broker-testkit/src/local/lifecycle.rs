@@ -14,8 +14,10 @@ use super::launch::{Launch, Process};
 use super::port::Port;
 use super::process::ProcessId;
 
-/// Several times what a start takes on a busy machine.
+/// How long nothing may come from a broker that starts: one that goes on is only slow, as on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a start may take in all, for one that says the same for ever.
+const LONGEST_START: Duration = Duration::from_secs(300);
 /// Likewise for an orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How often readiness, or an end, is looked for.
@@ -138,7 +140,8 @@ impl LocalBroker {
         let from = file.metadata().map_err(LocalError::writing(&log))?.len();
         let mut process = self.launch_to(file)?;
 
-        let deadline = Instant::now() + START_LIMIT;
+        let begun = Instant::now();
+        let (mut said, mut last_said) = (from, begun);
         while !self.is_ready(from).await {
             if let Some(status) =
                 process.ended().map_err(LocalError::io(format!("watch {}", self.name)))?
@@ -149,8 +152,15 @@ impl LocalBroker {
                     log: self.log_tail(from),
                 });
             }
-            if Instant::now() > deadline {
-                return Err(self.timed_out("was not ready", START_LIMIT, from));
+            let says = fs::metadata(&log).map_err(LocalError::writing(&log))?.len();
+            if says != said {
+                (said, last_said) = (says, Instant::now());
+            }
+            if last_said.elapsed() > START_LIMIT {
+                return Err(self.timed_out("was not ready, and silent", START_LIMIT, from));
+            }
+            if begun.elapsed() > LONGEST_START {
+                return Err(self.timed_out("was not ready", LONGEST_START, from));
             }
             tokio::time::sleep(POLL).await;
         }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use broker_testkit::local::LocalBroker;
+use futures_util::future::try_join_all;
+
 use crate::Outcome;
 use crate::load::Load;
 use crate::process::Role;
@@ -207,10 +210,11 @@ impl Fault {
             }
             Self::NodeKilled => {
                 on_disk(subject).await;
-                subject.lead_to(1);
-                subject.kill().await?;
+                let [leader, other, _] = subject.leader_first(load.topic()).await?;
+                subject.lead_to(other);
+                subject.node(leader).kill().await?;
                 load.progress(SOME).await?;
-                subject.restart().await?;
+                subject.node(leader).restart().await?;
             }
             Self::NodesRestarted => {
                 for (number, node) in subject.nodes().enumerate() {
@@ -223,14 +227,13 @@ impl Fault {
             }
             Self::MajorityKilled => {
                 on_disk(subject).await;
-                subject.lead_to(2);
-                for node in subject.nodes().take(2) {
-                    node.kill().await?;
-                }
+                let [leader, other, left] = subject.leader_first(load.topic()).await?;
+                subject.lead_to(left);
+                let gone = [subject.node(leader), subject.node(other)];
+                try_join_all(gone.map(LocalBroker::kill)).await?;
                 load.noticed().await?;
-                for node in subject.nodes().take(2) {
-                    node.restart().await?;
-                }
+                // At the same time: one may wait for the other.
+                try_join_all(gone.map(LocalBroker::restart)).await?;
             }
         }
         Ok(())
@@ -265,9 +268,9 @@ impl fmt::Display for Fault {
             Self::HandlerHung => "handler hung, its member dropped",
             Self::Absent => "broker not there when an application starts",
             Self::DiskAlarm => "disk alarm until health names it",
-            Self::NodeKilled => "one of three nodes killed, and started once work goes on",
-            Self::NodesRestarted => "each of three nodes stopped and started in turn",
-            Self::MajorityKilled => "two of three nodes killed until noticed, and started",
+            Self::NodeKilled => "of three nodes the leader killed, and started once work goes on",
+            Self::NodesRestarted => "of three nodes each stopped and started in turn",
+            Self::MajorityKilled => "of three nodes two killed until noticed, and started",
         })
     }
 }

@@ -87,6 +87,10 @@ impl Load {
         Ok(())
     }
 
+    pub(crate) fn topic(&self) -> Name {
+        self.topic.name()
+    }
+
     fn name(&mut self, role: &str) -> String {
         self.clients += 1;
         format!("{role}-{}", self.clients)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_amqp::{Amqp, AmqpConfig};
-use broker_api::{Backend, Broker};
+use broker_api::{Backend, Broker, Name};
 use broker_kafka::KafkaConfig;
 use broker_testkit::local::{self, LocalBroker, LocalError, RabbitMq, RabbitMqConfig};
 use broker_testkit::proxy::Proxy;
@@ -93,6 +93,25 @@ impl Process {
             }
         }
     }
+
+    fn is_kafka(&self, id: u32) -> bool {
+        matches!(self, Self::Kafka(kafka) if kafka.node_id() == id)
+    }
+
+    fn is_rabbitmq(&self, name: &serde_json::Value) -> bool {
+        matches!(self, Self::RabbitMq(rabbitmq) if name.as_str() == Some(rabbitmq.node_name()))
+    }
+}
+
+impl Deref for Process {
+    type Target = LocalBroker;
+
+    fn deref(&self) -> &LocalBroker {
+        match self {
+            Self::Kafka(kafka) => kafka,
+            Self::RabbitMq(rabbitmq) => rabbitmq,
+        }
+    }
 }
 
 impl Subject {
@@ -149,10 +168,39 @@ impl Subject {
 
     /// The nodes of the cluster.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &LocalBroker> {
-        self.nodes.iter().map(|node| match node {
-            Process::Kafka(kafka) => &**kafka,
-            Process::RabbitMq(rabbitmq) => &**rabbitmq,
-        })
+        self.nodes.iter().map(|node| &**node)
+    }
+
+    pub(crate) fn node(&self, number: usize) -> &LocalBroker {
+        &self.nodes[number]
+    }
+
+    /// The three nodes by their numbers: first the one that leads the topic, or most of its queues.
+    pub(crate) async fn leader_first(&self, topic: Name) -> Outcome<[usize; 3]> {
+        let leader = match &self.nodes[0] {
+            Process::Kafka(kafka) => {
+                let arguments = ["--describe", "--topic", topic.as_str()];
+                let told = kafka.tool("org.apache.kafka.tools.TopicCommand", &arguments).await?;
+                let (_, leader) = told.split_once("Leader: ").ok_or("no leader is told")?;
+                let id: u32 = leader.split_whitespace().next().ok_or("no leader")?.parse()?;
+                self.nodes.iter().position(|node| node.is_kafka(id))
+            }
+            Process::RabbitMq(rabbitmq) => {
+                let arguments = ["list_queues", "--quiet", "--formatter", "json", "name", "leader"];
+                let told = rabbitmq.rabbitmqctl(&arguments).await?;
+                let queues: Vec<serde_json::Value> = serde_json::from_str(&told)?;
+                let own = |queue: &&serde_json::Value| {
+                    queue["name"].as_str().is_some_and(|name| name.starts_with(topic.as_str()))
+                };
+                let leads = |node: &Process| {
+                    let queues = queues.iter().filter(own);
+                    queues.filter(|queue| node.is_rabbitmq(&queue["leader"])).count()
+                };
+                (0..self.nodes.len()).max_by_key(|number| leads(&self.nodes[*number]))
+            }
+        };
+        let leader = leader.ok_or("the leader is none of the nodes")?;
+        Ok([leader, (leader + 1) % 3, (leader + 2) % 3])
     }
 
     /// Slow enough to be felt by the load.
@@ -183,9 +231,6 @@ impl Deref for Subject {
     type Target = LocalBroker;
 
     fn deref(&self) -> &LocalBroker {
-        match &self.nodes[0] {
-            Process::Kafka(kafka) => kafka,
-            Process::RabbitMq(rabbitmq) => rabbitmq,
-        }
+        &self.nodes[0]
     }
 }
