@@ -1,5 +1,6 @@
 //! The messages that librdkafka has and that are not answered yet.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use broker_api::{Confirm, Error, ErrorKind, Name};
@@ -15,27 +16,50 @@ pub(crate) struct Flight {
     pub(crate) deadline: Instant,
 }
 
+/// The oldest message in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) topic: Name,
+    /// How many looks ago it was handed over.
+    pub(crate) looks: u32,
+}
+
 /// The messages in flight by the number that librdkafka gives back with their delivery.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    flights: Mutex<Slab<Flight>>,
+    /// With the number of the look at which each was handed over, which costs less than the time.
+    flights: Mutex<Slab<(Flight, u32)>>,
+    looks: AtomicU32,
 }
 
 impl InFlight {
     pub(crate) fn insert(&self, flight: Flight) -> usize {
-        self.lock().insert(flight)
+        let look = self.looks.load(Ordering::Relaxed);
+        self.lock().insert((flight, look))
     }
 
     /// Takes out what was delivered or refused.
     pub(crate) fn remove(&self, key: usize) -> Option<Flight> {
-        self.lock().try_remove(key)
+        self.lock().try_remove(key).map(|(flight, _)| flight)
+    }
+
+    /// The oldest of all, answered at its deadline or not; what is handed over from now on is one
+    /// look younger.
+    pub(crate) fn look(&self) -> Option<Oldest> {
+        let now = self.looks.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let flights = self.lock();
+        let ages = flights.iter().map(|(_, (flight, look))| Oldest {
+            topic: flight.topic,
+            looks: now.wrapping_sub(*look),
+        });
+        ages.max_by_key(|oldest| oldest.looks)
     }
 
     /// Answers what is past its deadline, and gives the next one. The messages stay with
     /// librdkafka, which cannot take single ones back: so nobody can say what becomes of them.
     pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
         let (mut expired, mut next) = (Vec::new(), None::<Instant>);
-        for (_, flight) in self.lock().iter_mut() {
+        for (_, (flight, _)) in self.lock().iter_mut() {
             if flight.confirm.is_none() {
                 continue;
             }
@@ -53,7 +77,7 @@ impl InFlight {
         next
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slab<Flight>> {
+    fn lock(&self) -> MutexGuard<'_, Slab<(Flight, u32)>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -63,6 +87,20 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::time::Duration;
+
+    #[test]
+    fn the_oldest_message_is_as_old_as_the_looks_since() {
+        let in_flight = InFlight::default();
+        let flight = |topic| Flight { confirm: None, topic, deadline: Instant::now() };
+        assert_eq!(in_flight.look(), None);
+        let (first, second) = (Name::new("first"), Name::new("second"));
+        let key = in_flight.insert(flight(first));
+        assert_eq!(in_flight.look(), Some(Oldest { topic: first, looks: 1 }));
+        in_flight.insert(flight(second));
+        assert_eq!(in_flight.look(), Some(Oldest { topic: first, looks: 2 }));
+        in_flight.remove(key);
+        assert_eq!(in_flight.look(), Some(Oldest { topic: second, looks: 2 }));
+    }
 
     #[test]
     fn what_is_past_its_deadline_is_answered_once_as_indeterminate() {

@@ -30,6 +30,7 @@ use crate::member::Member;
 use crate::properties::creation_error;
 use crate::publisher::Publisher;
 use crate::reading::Reading;
+use crate::stall;
 use crate::topics::{Logged, Topics};
 
 /// How long closing waits for the confirmations of what was published.
@@ -90,6 +91,7 @@ impl Kafka {
         probe.await.map_err(stopped)??;
         let tasks = [
             tokio::spawn(lookup::run(publisher.clone(), topics.clone(), link.clone())),
+            tokio::spawn(stall::run(publisher.clone(), topics.clone(), link.clone())),
             tokio::spawn({
                 let publisher = publisher.clone();
                 async move { publisher.keep_deadlines().await }

@@ -41,6 +41,7 @@ mod publisher;
 mod reading;
 mod rebalance;
 mod record;
+mod stall;
 mod topic;
 mod topics;
 mod transactions;

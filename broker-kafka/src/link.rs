@@ -24,6 +24,8 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct State {
     connection: Connection,
+    /// Why the cluster takes no messages, though it is there.
+    blocked: Option<String>,
     last_error: Option<(SystemTime, String)>,
     /// The attempts of all time that the statistics counted, and how many at the last loss.
     connects: u64,
@@ -34,6 +36,7 @@ impl Link {
     pub(crate) fn new() -> Self {
         let state = State {
             connection: Connection::Connecting,
+            blocked: None,
             last_error: None,
             connects: 0,
             connects_at_loss: 0,
@@ -44,7 +47,22 @@ impl Link {
     /// The state now, and the last error.
     pub(crate) fn health(&self) -> (Connection, Option<(SystemTime, String)>) {
         let state = self.lock();
-        (state.connection.clone(), state.last_error.clone())
+        let connection = match (&state.connection, &state.blocked) {
+            (Connection::Up, Some(why)) => Connection::Blocked(why.clone()),
+            (connection, _) => connection.clone(),
+        };
+        (connection, state.last_error.clone())
+    }
+
+    /// The cluster takes no messages for this reason, or takes them again.
+    pub(crate) fn block(&self, why: Option<String>) {
+        let mut state = self.lock();
+        if let Some(why) = &why
+            && state.blocked.as_ref() != Some(why)
+        {
+            state.last_error = Some((SystemTime::now(), why.clone()));
+        }
+        state.blocked = why;
     }
 
     /// Follows whether it is up.
@@ -227,6 +245,18 @@ mod tests {
         assert!(is_forsaken(&broker("GroupCoordinator", "logical")));
         assert!(!is_forsaken(&broker("a:1/bootstrap", "configured")));
         assert!(!is_forsaken(&broker("a:1/1", "learned")));
+    }
+
+    #[test]
+    fn what_keeps_a_cluster_from_taking_messages_shows_while_it_is_connected() {
+        let link = Link::new();
+        link.block(Some("too few".into()));
+        assert_eq!(observe(&link, "UP", 1), Connection::Blocked("too few".into()));
+        assert!(*link.follow().borrow(), "messages are handed over, and wait there");
+        assert_eq!(observe(&link, "DOWN", 1), Connection::Reconnecting { attempts: 0 });
+        link.block(None);
+        assert_eq!(observe(&link, "UP", 2), Connection::Up);
+        assert!(link.health().1.is_some_and(|(_, last)| last == "too few"));
     }
 
     #[test]

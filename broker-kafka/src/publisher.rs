@@ -18,7 +18,7 @@ use crate::deadlines::Deadlines;
 use crate::delivered::{Deliveries, Producer};
 use crate::elsewhere::Elsewhere;
 use crate::error;
-use crate::in_flight::{Flight, InFlight};
+use crate::in_flight::{Flight, InFlight, Oldest};
 use crate::link::Link;
 use crate::properties::creation_error;
 use crate::record;
@@ -251,6 +251,11 @@ impl Publisher {
         }
         answer_all(expired);
         next
+    }
+
+    /// The oldest message that librdkafka has, at this look.
+    pub(crate) fn look(&self) -> Option<Oldest> {
+        self.in_flight.look()
     }
 
     /// The message with this number has its answer.

@@ -62,8 +62,10 @@ impl ClientContext for Logged {
 
 /// A partition of a topic, as metadata tells.
 struct Partition {
+    id: i32,
     has_leader: bool,
     replicas: usize,
+    in_sync: usize,
 }
 
 impl Topics {
@@ -216,6 +218,34 @@ impl Topics {
         }
     }
 
+    /// Why the cluster may not take what is published to a topic; `None` if nothing is known to be
+    /// wrong.
+    pub(crate) async fn hindrance(&self, topic: Name) -> Option<String> {
+        const OPERATION: &str = "publish";
+        // Without a controller no node is told of what has become of another one: what it says
+        // of replicas is as it was before.
+        if let Err(error) = self.is_made(topic, OPERATION).await {
+            let told = error.message();
+            return Some(format!("the cluster's controller does not answer: {told}"));
+        }
+        let partitions = match self.ask(topic, OPERATION).await {
+            Ok(partitions) => partitions.unwrap_or_default(),
+            Err(error) if error.is_transient() => {
+                return Some(format!("the broker does not answer: {}", error.message()));
+            }
+            // The messages will have this as their answer.
+            Err(_) => return None,
+        };
+        let resource = ResourceSpecifier::Topic(topic.as_str());
+        let options = options().request_timeout(Some(CONTROLLER));
+        let configs = self.told(self.admin.describe_configs([&resource], &options).await);
+        let configs = configs.unwrap_or_default();
+        let required = configs.iter().flatten().find_map(|config: &ConfigResource| {
+            config.get("min.insync.replicas")?.value.as_ref()?.parse().ok()
+        });
+        hindered(topic, &partitions, required.unwrap_or(1))
+    }
+
     /// Waits until a topic has so many partitions and all have a leader: a message sent before
     /// that takes seconds.
     async fn wait_for(&self, name: Name, count: u32, operation: &'static str) -> Result<()> {
@@ -316,10 +346,26 @@ fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>, KafkaErro
     }
     let leader = |error: Option<RDKafkaRespErr>, leader: i32| error.is_none() && leader >= 0;
     let partitions = topic.partitions().iter().map(|partition| Partition {
+        id: partition.id(),
+        in_sync: partition.isr().len(),
         has_leader: leader(partition.error(), partition.leader()),
         replicas: partition.replicas().len(),
     });
     Ok(partitions.collect())
+}
+
+/// What keeps a partition from taking messages.
+fn hindered(topic: Name, partitions: &[Partition], required: usize) -> Option<String> {
+    partitions.iter().find_map(|partition| match partition {
+        Partition { id, has_leader: false, .. } => {
+            Some(format!("partition {id} of {topic} has no leader"))
+        }
+        Partition { id, in_sync, .. } if *in_sync < required => Some(format!(
+            "too few replicas are in sync: partition {id} of {topic} has {in_sync}, and {required} \
+             are required (min.insync.replicas)"
+        )),
+        _ => None,
+    })
 }
 
 /// A number of partitions as the protocol has it.
@@ -349,4 +395,21 @@ fn changed(
 
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_without_leader_or_with_too_few_replicas_in_sync_takes_nothing() {
+        let topic = Name::new("orders");
+        let with = |id, has_leader, in_sync| Partition { id, has_leader, replicas: 3, in_sync };
+        let told = |second, required| hindered(topic, &[with(0, true, 3), second], required);
+        assert_eq!(told(with(1, true, 2), 2), None);
+        let few = told(with(1, true, 1), 2).unwrap();
+        assert!(few.contains("partition 1 of orders has 1, and 2 are required"), "{few}");
+        let none = told(with(1, false, 1), 1).unwrap();
+        assert_eq!(none, "partition 1 of orders has no leader");
+    }
 }

@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 
 use crate::Outcome;
 use crate::load::Load;
+use crate::names::{self, Names};
 use crate::process::Role;
 use crate::subject::{Kind, Subject};
 
@@ -44,10 +45,12 @@ pub(crate) enum Fault {
     NodeKilled,
     NodesRestarted,
     MajorityKilled,
+    TooFewInSync,
+    NameUnknown,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Stopped,
         Self::Killed,
         Self::Paused,
@@ -69,6 +72,8 @@ impl Fault {
         Self::NodeKilled,
         Self::NodesRestarted,
         Self::MajorityKilled,
+        Self::TooFewInSync,
+        Self::NameUnknown,
     ];
 
     /// Whether it is run as a test too, and not only by `scripts/chaos`.
@@ -79,7 +84,9 @@ impl Fault {
     /// How many nodes it needs.
     pub(crate) fn nodes(self) -> u32 {
         match self {
-            Self::NodeKilled | Self::NodesRestarted | Self::MajorityKilled => 3,
+            Self::NodeKilled | Self::NodesRestarted | Self::MajorityKilled | Self::TooFewInSync => {
+                3
+            }
             _ => 1,
         }
     }
@@ -93,6 +100,18 @@ impl Fault {
             (Self::DiskAlarm, Kind::Kafka) => {
                 Some("Kafka has no alarm; one whose disk is full stops")
             }
+            (Self::TooFewInSync, Kind::RabbitMq) => Some(
+                "a quorum queue takes messages while a majority is there; without one it is the \
+                 row of two killed",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Why it cannot be had on this machine, if it cannot.
+    pub(crate) fn refused(self) -> Option<String> {
+        match self {
+            Self::NameUnknown => names::refused(),
             _ => None,
         }
     }
@@ -232,8 +251,39 @@ impl Fault {
                 let gone = [subject.node(leader), subject.node(other)];
                 try_join_all(gone.map(LocalBroker::kill)).await?;
                 load.noticed().await?;
+                if subject.kind == Kind::Kafka {
+                    load.blocked("controller").await?;
+                }
                 // At the same time: one may wait for the other.
                 try_join_all(gone.map(LocalBroker::restart)).await?;
+            }
+            Self::TooFewInSync => {
+                let [leader, ..] = subject.leader_first(load.topic()).await?;
+                subject.want_in_sync(load.topic(), 3).await?;
+                subject.node(leader).kill().await?;
+                load.blocked("replicas are in sync").await?;
+                subject.node(leader).restart().await?;
+            }
+            Self::NameUnknown => {
+                let names = Names::none(load.folder())?;
+                let mut member = load.spawn_with(Role::Member, &names)?;
+                let mut publisher = load.spawn_with(Role::Publisher, &names)?;
+                member.found_nobody().await?;
+                publisher.found_nobody().await?;
+                names.teach()?;
+                member.worked(FEW).await?;
+                publisher.worked(FEW).await?;
+                // It is lost, and nobody there to ask, when they have to connect again.
+                names.forget()?;
+                proxy.refuse();
+                load.noticed().await?;
+                proxy.heal();
+                load.progress(FEW).await?;
+                names.teach()?;
+                member.worked(FEW).await?;
+                publisher.worked(FEW).await?;
+                member.kill()?;
+                publisher.kill()?;
             }
         }
         Ok(())
@@ -271,6 +321,10 @@ impl fmt::Display for Fault {
             Self::NodeKilled => "of three nodes the leader killed, and started once work goes on",
             Self::NodesRestarted => "of three nodes each stopped and started in turn",
             Self::MajorityKilled => "of three nodes two killed until noticed, and started",
+            Self::TooFewInSync => {
+                "of three nodes one killed that has to be in sync, until health names it"
+            }
+            Self::NameUnknown => "name of the broker not known at first, and lost on the way",
         })
     }
 }

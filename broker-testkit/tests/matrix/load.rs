@@ -1,7 +1,7 @@
 //! Many publishers and consumers at work, and what can be waited for.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::Outcome;
 use crate::clients::{Member, Publisher};
 use crate::dice::Dice;
+use crate::names::Names;
 use crate::process::{Order, Process, Role};
 use crate::subject::Address;
 
@@ -140,7 +141,24 @@ impl Load {
 
     /// Starts a client in a process of its own.
     pub(crate) fn spawn(&mut self, role: Role) -> Outcome<Process> {
-        let order = Order {
+        Process::start(self.order(role), None)
+    }
+
+    /// Starts a client in a process of its own, to which the broker's name means nothing yet.
+    pub(crate) fn spawn_with(&mut self, role: Role, names: &Names) -> Outcome<Process> {
+        let mut order = self.order(role);
+        order.address.host_by_name();
+        order.absent = Some(self.folder.path().join(format!("{}-absent", order.name)));
+        Process::start(order, Some(names))
+    }
+
+    /// Where files of this load can be.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn order(&mut self, role: Role) -> Order {
+        Order {
             role,
             address: self.address.clone(),
             topic: self.topic.name().as_str().to_owned(),
@@ -148,8 +166,8 @@ impl Load {
             name: self.name("process"),
             file: self.file(),
             seed: self.dice.of("process", self.clients as u64).below(u64::MAX),
-        };
-        Process::start(order)
+            absent: None,
+        }
     }
 
     /// Deletes the topic, which ends the members; makes it again, with new members; and judges only

@@ -14,6 +14,7 @@ mod dice;
 mod faults;
 mod flaw;
 mod load;
+mod names;
 mod process;
 mod subject;
 mod table;
@@ -93,6 +94,12 @@ fn main() -> ExitCode {
 async fn row(fault: Fault, kind: Kind, place: &Place) -> Result<Completion, Failed> {
     if let Some(why) = fault.missing(kind) {
         return Ok(Completion::ignored_with(why));
+    }
+    if let Some(why) = fault.refused() {
+        return match std::env::var_os("BROKER_TESTKIT_REQUIRE") {
+            Some(_) => Err(why.into()),
+            None => Ok(Completion::ignored_with(why)),
+        };
     }
     let mut place = place.lock().await;
     // Taken out, so that one that a failed row leaves broken is not for the next.

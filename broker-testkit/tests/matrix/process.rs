@@ -1,7 +1,7 @@
 //! Clients in processes of their own, to be killed.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use crate::Outcome;
 use crate::clients::{Member, Publisher};
 use crate::dice::Dice;
 use crate::load::PATIENCE;
+use crate::names::Names;
 use crate::subject::Address;
 
 /// In its environment a process finds what it is to do.
@@ -37,6 +38,8 @@ pub(crate) struct Order {
     /// Where it notes what it is told.
     pub(crate) file: PathBuf,
     pub(crate) seed: u64,
+    /// Where it notes that there is no broker yet, if it may not be there when it starts.
+    pub(crate) absent: Option<PathBuf>,
 }
 
 /// A client in a process of its own.
@@ -46,8 +49,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(order: Order) -> Outcome<Self> {
-        let child = Command::new(std::env::current_exe()?)
+    pub(crate) fn start(order: Order, names: Option<&Names>) -> Outcome<Self> {
+        let program = std::env::current_exe()?;
+        let mut command = match names {
+            Some(names) => names.command(&program),
+            None => Command::new(program),
+        };
+        let child = command
             .env(ORDER, serde_json::to_string(&order)?)
             // Closed with this process, however that ends; and then the child ends as well.
             .stdin(Stdio::piped())
@@ -55,16 +63,29 @@ impl Process {
         Ok(Self { child, order })
     }
 
-    /// Waits until it has so many messages confirmed, or handled.
+    /// Waits until it has so many more messages confirmed, or handled.
     pub(crate) async fn worked(&mut self, messages: usize) -> Outcome {
+        let wanted = self.done() + messages;
+        self.until(&format!("{wanted} messages"), |process| process.done() >= wanted).await
+    }
+
+    /// Waits until it has found that it cannot reach the broker, and goes on.
+    pub(crate) async fn found_nobody(&mut self) -> Outcome {
+        let found =
+            |process: &Self| process.order.absent.as_ref().is_some_and(|file| file.exists());
+        self.until("error that it cannot connect", found).await
+    }
+
+    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> Outcome {
         let end = Instant::now() + PATIENCE;
-        while self.done() < messages {
+        while !holds(self) {
             if let Some(status) = self.child.try_wait()? {
                 return Err(format!("{} ended by itself: {status}", self.order.name).into());
             }
             if Instant::now() > end {
                 let (done, name) = (self.done(), &self.order.name);
-                return Err(format!("{name} did {done} of {messages} within {PATIENCE:?}").into());
+                let text = format!("{name}: no {what} within {PATIENCE:?}, {done} messages");
+                return Err(text.into());
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -126,6 +147,9 @@ async fn work(order: &Order) -> Outcome {
     let client = History::in_file(&order.file)?.client(&order.name);
     let topic = Topic::raw("topic").named(Name::intern(&order.topic)?);
     let (address, dice) = (&order.address, Dice::new(order.seed));
+    if let Some(absent) = &order.absent {
+        wait_for_broker(address, absent).await?;
+    }
     match order.role {
         Role::Publisher => {
             let limit = Duration::from_secs(30);
@@ -141,5 +165,18 @@ async fn work(order: &Order) -> Outcome {
             }
             Ok(member.stop().await??)
         }
+    }
+}
+
+/// As an application that is started before its broker: it tries again, as long as it is told that
+/// this may help.
+async fn wait_for_broker(address: &Address, absent: &Path) -> Outcome {
+    loop {
+        match address.connect().await {
+            Ok(broker) => return Ok(broker.close().await?),
+            Err(error) if error.is_transient() => std::fs::write(absent, error.to_string())?,
+            Err(error) => return Err(format!("taken for good: {error}").into()),
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::flaw::{Flaw, Flawed};
+use crate::names::NAME;
 
 /// Which broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +32,13 @@ pub(crate) struct Address {
 }
 
 impl Address {
+    /// By the name of the machine, and not by its number.
+    pub(crate) fn host_by_name(&mut self) {
+        if let Some((_, port)) = self.host.rsplit_once(':') {
+            self.host = format!("{NAME}:{port}");
+        }
+    }
+
     /// A client as an application has it, but quicker to notice that something is wrong: the
     /// defaults would make each row a minute.
     pub(crate) async fn connect(&self) -> broker_api::Result<Broker> {
@@ -216,6 +224,17 @@ impl Subject {
     /// So much has to be free on the disk; with less no publisher gets through.
     pub(crate) async fn want_free_disk(&self, amount: &str) -> Outcome {
         self.rabbitmqctl(&["set_disk_free_limit", amount]).await
+    }
+
+    /// From now on so many replicas of a topic have to be in sync for it to take messages.
+    pub(crate) async fn want_in_sync(&self, topic: Name, replicas: u32) -> Outcome {
+        if let Process::Kafka(kafka) = &self.nodes[0] {
+            let setting = format!("min.insync.replicas={replicas}");
+            let of = ["--entity-type", "topics", "--entity-name", topic.as_str()];
+            let arguments = [&["--alter", "--add-config", &setting], &of[..]].concat();
+            kafka.tool("kafka.admin.ConfigCommand", &arguments).await?;
+        }
+        Ok(())
     }
 
     async fn rabbitmqctl(&self, arguments: &[&str]) -> Outcome {
