@@ -79,8 +79,8 @@ pub(crate) fn failed(operation: &'static str, error: lapin::Error) -> Error {
 const NO_REPLICA: &str = "replica on the local node";
 
 /// The client gives up its connection on such a message, and would again after each reconnection.
-const UNREADABLE: &str = "a message in a queue cannot be read by this client: a header name, its \
-    message id or another short text of it is not UTF-8. Take it out with another client";
+const UNREADABLE: &str = "a message in a queue cannot be read by this client: its properties are not \
+    in AMQP's encoding. Take it out with another client";
 
 /// An error of an attempt to connect.
 pub(crate) fn refused(error: lapin::Error, uri: &lapin::uri::AMQPUri) -> Error {

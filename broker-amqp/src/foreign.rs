@@ -9,6 +9,8 @@ use lapin::types::parsing::parse_value;
 use lapin::types::{AMQPValue, DecimalValue, FieldTable, LongString};
 use serde_json::{Number, Value};
 
+use crate::sieve::Tame;
+
 /// The value as the application sees it. Text is bytes; every other type is kept in AMQP's own
 /// encoding, and shown as JSON.
 pub(crate) fn from_amqp(value: &AMQPValue) -> HeaderValue {
@@ -31,10 +33,26 @@ pub(crate) fn to_amqp(value: &HeaderValue) -> AMQPValue {
     match value {
         HeaderValue::Null => AMQPValue::Void,
         HeaderValue::Bytes(bytes) => AMQPValue::LongString(LongString::from(bytes.as_ref())),
-        HeaderValue::Foreign(foreign) => match parse_value(foreign.encoded.as_ref()) {
-            Ok(([], value)) => value,
-            _ => AMQPValue::LongString(LongString::from(foreign.text.as_bytes())),
-        },
+        HeaderValue::Foreign(foreign) => decode(foreign)
+            .unwrap_or_else(|| AMQPValue::LongString(LongString::from(foreign.text.as_bytes()))),
+    }
+}
+
+/// The value, if it is AMQP's own.
+fn decode(foreign: &Foreign) -> Option<AMQPValue> {
+    let mut encoded = foreign.encoded.to_vec();
+    Tame::new(&mut encoded).value();
+    match parse_value(&encoded[..]) {
+        Ok(([], value)) => Some(value),
+        _ => None,
+    }
+}
+
+/// How many bytes the value has when it is published, or a few more.
+pub(crate) fn encoded_len(foreign: &Foreign) -> usize {
+    match decode(foreign) {
+        Some(_) => foreign.encoded.len(),
+        None => foreign.text.len(),
     }
 }
 

@@ -67,7 +67,9 @@ pub(crate) fn read(table: &FieldTable, skip: impl Fn(&str) -> bool) -> Headers {
         .filter(|(name, _)| *name != LAYOUT && !skip(name))
         .collect();
     let layout = table.inner().get(LAYOUT).and_then(AMQPValue::as_long_string);
-    let items = layout.and_then(|layout| layout::read(layout.as_bytes())).unwrap_or_default();
+    let mut layout = layout.map(|layout| layout.as_bytes().to_vec()).unwrap_or_default();
+    layout::tame(&mut layout);
+    let items = layout::read(&layout).unwrap_or_default();
     let index = match items.is_empty() {
         true => Default::default(),
         false => layout::index(named.keys().copied()),

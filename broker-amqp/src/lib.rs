@@ -48,6 +48,7 @@ mod properties;
 mod publish;
 mod read;
 mod registry;
+mod sieve;
 mod stream;
 mod topology;
 

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::config::AmqpConfig;
 use crate::error;
 use crate::handshake::{self, Version};
+use crate::sieve;
 
 /// How long a connection has to live before the next pause begins small again.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -214,8 +215,7 @@ async fn dial(config: &AmqpConfig, role: &'static str) -> Result<Up> {
     let version = handshake::look(&uri, &tls, patience).await?;
     let name = format!("{} ({role})", config.connection_name);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let runtime = lapin::runtime::default_runtime().map_err(|e| error::failed("connect", e))?;
-    let connecting = Connection::connect_uri_with_config(uri.clone(), properties, tls, runtime);
+    let connecting = sieve::connect(uri.clone(), properties, tls);
     let connection = match tokio::time::timeout(patience, connecting).await {
         Ok(connected) => connected.map_err(|e| error::refused(e, &uri))?,
         Err(_) => {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
-use crate::headers;
+use crate::{foreign, headers};
 
 /// The key of the message. Absent without one; an empty key is an empty header.
 pub(crate) const KEY: &str = "x-broker-key";
@@ -97,7 +97,7 @@ fn check_fit(message: &Message, frame_max: usize) -> Result<()> {
     // Of each header also: the length of its name, its type, the length of its value, and what the
     // layout needs.
     let each = |(name, value): (&str, &HeaderValue)| match value {
-        HeaderValue::Foreign(foreign) => name.len() + foreign.encoded.len().max(foreign.text.len()),
+        HeaderValue::Foreign(value) => name.len() + foreign::encoded_len(value),
         value => name.len() + value.as_bytes().map_or(0, <[u8]>::len),
     };
     let encoded: usize = headers.iter().map(|header| each(header) + 8 + 5).sum();

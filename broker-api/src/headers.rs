@@ -97,6 +97,11 @@ impl Headers {
         self.0.retain(|(n, _)| n != name);
     }
 
+    /// Keeps only those with such a name.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
     /// The first value of this name.
     pub fn get(&self, name: &str) -> Option<&HeaderValue> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value)

@@ -100,6 +100,18 @@ impl Message {
         self
     }
 
+    /// The same with an empty payload.
+    pub(crate) fn without_payload(mut self) -> Self {
+        self.payload = Bytes::new();
+        self
+    }
+
+    /// The same without a key.
+    pub(crate) fn without_key(mut self) -> Self {
+        self.key = None;
+        self
+    }
+
     /// Adds a header after the others.
     pub fn with_header(
         mut self,

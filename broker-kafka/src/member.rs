@@ -43,6 +43,8 @@ pub(crate) struct Member {
     state: Mutex<State>,
     /// Set when librdkafka may have left partitions lying that it should have begun to fetch.
     pub(crate) in_doubt: AtomicBool,
+    /// Whether a partition has something that cannot be read, and is not come past.
+    pub(crate) unreadable: AtomicBool,
     /// Set when librdkafka knows no broker any more.
     pub(crate) forsaken: AtomicBool,
     /// Counts the changes of what is owned.
@@ -102,6 +104,7 @@ impl Member {
             left: AtomicBool::new(false),
             state: Mutex::default(),
             in_doubt: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
             forsaken: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             status: Mutex::default(),

@@ -156,6 +156,12 @@ impl Ownership {
         out.unsettled() == state.returned.len() && !uncommitted && !state.in_transaction
     }
 
+    /// Whether something of it is here that was not handed out, or not settled.
+    pub(crate) fn has_work(&self) -> bool {
+        let waits = !self.lock().fetched.is_empty();
+        waits || !self.is_drained()
+    }
+
     /// What is done up to the position, for a transaction.
     pub(crate) fn take_done(self: &Arc<Self>) -> Option<Done> {
         let mut state = self.lock();

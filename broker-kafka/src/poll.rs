@@ -27,6 +27,11 @@ use crate::record;
 use crate::topics::Topics;
 use crate::transactions::Transactions;
 
+/// librdkafka would fetch it again and again, and never come past it.
+const UNREADABLE: &str = "messages that were published together cannot be decompressed: they are damaged, \
+    or more than the property receive.message.max.bytes (100 MB where nothing is set). Raise that, or \
+    move the group past them";
+
 /// What the stream gives.
 type Item<'a> = Result<BorrowedMessage<'a>, KafkaError>;
 
@@ -109,6 +114,13 @@ impl Task {
                         if waited > JOIN {
                             member.fail(no_such_protocol());
                         }
+                    }
+                    if member.unreadable.load(Ordering::Relaxed)
+                        && !member.owned().iter().any(|owned| owned.has_work())
+                    {
+                        // What is before it is settled.
+                        let error = Error::new(ErrorKind::Other, "consume", UNREADABLE);
+                        member.fail(error.with("group", member.group));
                     }
                     if member.in_doubt.load(Ordering::Relaxed)
                         && self.take_ready(None, stream.as_mut(), &mut route)
@@ -254,6 +266,10 @@ impl Task {
             let fatal = self.consumer.client().fatal_error();
             let code = fatal.map_or(code, |(code, _)| code);
             return member.fail(context(error::coded(code, "consume")));
+        }
+        if code == Code::BadCompression {
+            member.link.note(UNREADABLE.to_owned());
+            return member.unreadable.store(true, Ordering::Relaxed);
         }
         if error::is_unknown_topic(code) {
             return self.look_after_topics();

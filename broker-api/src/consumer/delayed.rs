@@ -1,5 +1,7 @@
 //! Messages that wait for their time, in the group's own retry topics and then here.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt, select_all, unfold};
 use tokio::sync::watch;
@@ -22,6 +24,8 @@ pub(super) struct Delayed {
     broker: Broker,
     exactly_once: bool,
     deliveries: SelectAll<BoxStream<'static, Result<Vec<Delivery>>>>,
+    /// The longest of the delays. Whatever a message says of its time, it waits no longer here.
+    longest: Duration,
     /// What is here and not due yet, the next one first.
     waiting: Soonest<Instant, Held>,
     stop: watch::Sender<bool>,
@@ -32,6 +36,7 @@ impl Delayed {
         topic: Name,
         broker: &Broker,
         exactly_once: bool,
+        longest: Duration,
         memberships: impl Iterator<Item = Membership>,
     ) -> Self {
         let stop = watch::Sender::new(false);
@@ -41,6 +46,7 @@ impl Delayed {
             broker: broker.clone(),
             exactly_once,
             deliveries: select_all(memberships.map(stream)),
+            longest,
             waiting: Soonest::new(),
             stop,
         }
@@ -70,6 +76,7 @@ impl Delayed {
     fn keep(&mut self, delivery: Delivery) -> Option<Held> {
         let held = Held::retried(delivery, self.topic, &self.broker, self.exactly_once)?;
         let left = held.due().and_then(|due| due.duration_since(schedule::now()).ok());
+        let left = left.map(|left| left.min(self.longest));
         let Some(due) = left.and_then(|left| Instant::now().checked_add(left)) else {
             return Some(held);
         };

@@ -142,6 +142,7 @@ impl Escalation {
             first_failure: history.first_failure.or(Some(now)),
             last_failure: Some(now),
             due: None,
+            left_out: None,
             ..history.clone()
         };
         if may_wait && let Some((delay, topic)) = self.delays.get(history.delays) {

@@ -17,9 +17,10 @@ use super::escalation::{Escalation, Next};
 use super::held::{Held, Verdict};
 use super::watch::Watch;
 use super::{Context, Dedup, Failure, Retry};
-use crate::backend::Settlement;
+use crate::backend::{Outgoing, Settlement};
 use crate::broker::Broker;
-use crate::error::{Error, Result};
+use crate::dead_letter::{is_within_limits, shortened};
+use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::name::Name;
 use crate::telemetry::Consuming;
@@ -229,14 +230,31 @@ impl<T, F> Work<T, F> {
         match self.escalation.next(received, &held.history(), &error, may_wait) {
             Next::Delay(to, message) => {
                 tracing::warn!(%error, %to, "a message is put off");
-                if self.move_on(held, to, message).await? {
-                    self.telemetry.delayed();
+                match self.move_on(&held, to, &message).await {
+                    Ok(moved) => {
+                        if moved.settle(held) {
+                            self.telemetry.delayed();
+                        }
+                        Ok(())
+                    }
+                    // With what is added to it the message has no room there: it is given up.
+                    Err(more) if more.kind() == ErrorKind::TooLarge => {
+                        Box::pin(self.give_up(held, error, false)).await
+                    }
+                    Err(more) => Err(more),
                 }
-                Ok(())
             }
-            Next::DeadLetter(to, message) => {
+            Next::DeadLetter(to, mut message) => {
                 tracing::warn!(%error, %to, "a message is given up");
-                if self.move_on(held, to, message).await? {
+                let moved = loop {
+                    match self.move_on(&held, to, &message).await {
+                        Err(more) if more.kind() == ErrorKind::TooLarge => {
+                            message = self.shortened(&held, message, more).await?;
+                        }
+                        moved => break moved?,
+                    }
+                };
+                if moved.settle(held) {
                     self.telemetry.dead_lettered(error.kind());
                 }
                 Ok(())
@@ -251,9 +269,24 @@ impl<T, F> Work<T, F> {
         }
     }
 
-    /// Publishes the message to its next station, and settles it only when that is confirmed, or
-    /// by the transaction that does both; `false` if the consumer stopped before.
-    async fn move_on(&self, held: Held, to: Name, message: Message) -> Result<bool> {
+    /// A dead letter that had no room, without the largest part of it.
+    ///
+    /// # Errors
+    /// The one that said so, where the message keeps to the limits of what is published through this
+    /// crate: then the dead-letter topic is not made for it, and it is not settled.
+    async fn shortened(&self, held: &Held, letter: Message, error: Error) -> Result<Message> {
+        let backend = &self.broker.inner.backend;
+        let limit = backend.describe_topic(self.topic.name()).await?.max_message_bytes;
+        if is_within_limits(&held.received().message, limit) {
+            return Err(error);
+        }
+        tracing::error!(%error, "the message has no room among the dead letters; a part is left out");
+        shortened(letter).ok_or(error)
+    }
+
+    /// Publishes the message to its next station; it is to be settled only when that is confirmed,
+    /// or by the transaction that does both.
+    async fn move_on(&self, held: &Held, to: Name, message: &Message) -> Result<Moved> {
         let mut pauses = Retry::forever().pauses();
         loop {
             let published = self.broker.publish_message(to, message.clone()).with_any_headers();
@@ -262,19 +295,14 @@ impl<T, F> Work<T, F> {
                 false => published.await.map(|_| None),
             };
             let error = match moved {
-                Ok(output) => {
-                    match output {
-                        Some(output) => held.settle_with(vec![output]),
-                        None => held.settle(Settlement::Ack),
-                    }
-                    return Ok(true);
-                }
+                Ok(None) => return Ok(Moved::Confirmed),
+                Ok(Some(output)) => return Ok(Moved::With(vec![output])),
                 Err(error) if error.is_permanent() => return Err(error),
                 Err(error) => error,
             };
             tracing::error!(%error, %to, "a failed message could not be moved on; it is tried again");
-            if !self.pause(&held, pauses.next().unwrap_or(LOOK)).await {
-                return Ok(false);
+            if !self.pause(held, pauses.next().unwrap_or(LOOK)).await {
+                return Ok(Moved::Stopped);
             }
         }
     }
@@ -293,6 +321,27 @@ impl<T, F> Work<T, F> {
             Some((dedup, id)) => Ok(dedup.done(self.group, id).await?),
             None => Ok(()),
         }
+    }
+}
+
+/// What became of a message that goes to its next station.
+enum Moved {
+    Confirmed,
+    /// It is published by the transaction that settles it.
+    With(Vec<Outgoing>),
+    /// The consumer stopped before.
+    Stopped,
+}
+
+impl Moved {
+    /// Settles the message here, if it has moved.
+    fn settle(self, held: Held) -> bool {
+        match self {
+            Self::Confirmed => held.settle(Settlement::Ack),
+            Self::With(outputs) => held.settle_with(outputs),
+            Self::Stopped => return false,
+        }
+        true
     }
 }
 

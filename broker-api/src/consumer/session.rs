@@ -55,6 +55,7 @@ impl<T: 'static, F> Session<T, F> {
             return Err(error);
         }
         subscribe.topics.extend(escalation.immediate());
+        let longest = consumer.retry.delays_elsewhere().iter().max().copied().unwrap_or_default();
         let delayed = escalation.delayed(subscribe.prefetch);
         let delayed =
             delayed.map(|subscribe| Membership::new(broker.clone(), subscribe, transactions));
@@ -64,7 +65,7 @@ impl<T: 'static, F> Session<T, F> {
             telemetry: telemetry.clone(),
             broker: broker.clone(),
             exactly_once: transactions.is_some(),
-            delayed: Delayed::new(topic, &broker, transactions.is_some(), delayed),
+            delayed: Delayed::new(topic, &broker, transactions.is_some(), longest, delayed),
             membership: Membership::new(broker.clone(), subscribe, transactions),
         };
         let work = Work {

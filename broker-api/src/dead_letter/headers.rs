@@ -31,11 +31,14 @@ pub const DEAD_LETTER_ID: &str = "x-broker-dead-letter-id";
 pub const REDRIVES: &str = "x-broker-redrives";
 /// How many delayed retries it has had since it was published or put back.
 pub const DELAYS: &str = "x-broker-delays";
+/// What was left out of this dead letter, in words, because it had no room in the dead-letter topic. Only
+/// of messages that break the limits of what is published through this crate.
+pub const LEFT_OUT: &str = "x-broker-left-out";
 /// When the next delayed retry is due, in milliseconds since 1970.
 pub const DUE: &str = "x-broker-due-ms";
 
 /// The names this module knows; everything else in a message is the application's.
-const ALL: [&str; 13] = [
+const ALL: [&str; 14] = [
     ORIGINAL_TOPIC,
     ORIGINAL_PARTITION,
     ORIGINAL_OFFSET,
@@ -48,6 +51,7 @@ const ALL: [&str; 13] = [
     DEAD_LETTER_ID,
     REDRIVES,
     DELAYS,
+    LEFT_OUT,
     DUE,
 ];
 
@@ -71,6 +75,7 @@ pub(crate) struct History {
     pub(crate) id: Option<String>,
     pub(crate) redrives: u32,
     pub(crate) delays: usize,
+    pub(crate) left_out: Option<String>,
     pub(crate) due: Option<SystemTime>,
 }
 
@@ -103,13 +108,15 @@ impl History {
             id: text(DEAD_LETTER_ID),
             redrives: headers.number(REDRIVES).unwrap_or_default(),
             delays: headers.number(DELAYS).unwrap_or_default(),
+            left_out: text(LEFT_OUT),
             due: headers.time(DUE),
         }
     }
 
-    /// Puts the history behind the message's own headers.
+    /// Puts the history behind the message's own headers, in place of one that a stranger wrote.
     pub(crate) fn put(&self, mut message: Message) -> Message {
         let headers = message.headers_mut();
+        headers.retain(|name| !name.starts_with(RESERVED_PREFIX) || !ALL.contains(&name));
         let mut put = |name: &'static str, value: Option<String>| {
             if let Some(value) = value {
                 headers.set(name, value);
@@ -127,6 +134,7 @@ impl History {
         put(DEAD_LETTER_ID, self.id.clone());
         put(REDRIVES, (self.redrives > 0).then(|| self.redrives.to_string()));
         put(DELAYS, (self.delays > 0).then(|| self.delays.to_string()));
+        put(LEFT_OUT, self.left_out.clone());
         if let Some(due) = self.due {
             headers.set_due(DUE, due);
         }
@@ -169,6 +177,18 @@ mod tests {
             let (read, rest) = History::take(history.put(message.clone()));
             prop_assert_eq!(read, history);
             prop_assert_eq!(rest, message);
+        }
+
+        #[test]
+        fn a_history_takes_the_place_of_one_that_a_stranger_wrote(
+            values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), ALL.len()),
+        ) {
+            let mut message = Message::new("x").with_header("own", "1");
+            for (name, value) in ALL.into_iter().zip(values) {
+                message.headers_mut().append(name, value);
+            }
+            let history = History { attempts: 1, ..History::default() };
+            prop_assert_eq!(History::take(history.put(message)).0, history);
         }
 
         #[test]

@@ -41,6 +41,9 @@ pub struct DeadLetter {
     pub last_failure: Option<SystemTime>,
     /// How often it was put back before.
     pub redrives: u32,
+    /// What was left out of the message, in words, because it had no room in the dead-letter topic.
+    /// Such a message cannot be put back.
+    pub left_out: Option<String>,
 }
 
 /// Which dead letters; what is left out matches all.
@@ -134,7 +137,8 @@ impl DeadLetters {
     ///
     /// # Errors
     /// The first that could not be put back: [`ErrorKind::UnknownTopic`] if its group's consumer
-    /// never ran here, [`ErrorKind::Invalid`] if it does not say where it came from.
+    /// never ran here, [`ErrorKind::Invalid`] if it does not say where it came from or is not
+    /// whole ([`DeadLetter::left_out`]).
     pub async fn redrive(&self, filter: &Filter, pace: Pace) -> Result<Vec<DeadLetter>> {
         let letters = self.list(filter).await?;
         let records = self.records().await?;
@@ -213,6 +217,7 @@ impl DeadLetter {
             first_failure: history.first_failure,
             last_failure: history.last_failure,
             redrives: history.redrives,
+            left_out: history.left_out,
         }
     }
 
@@ -222,6 +227,10 @@ impl DeadLetter {
             let text = "the message does not say which topic and group it comes from";
             return Err(Error::new(ErrorKind::Invalid, "redrive", text).with("id", &self.id));
         };
+        if let Some(left_out) = &self.left_out {
+            let text = format!("the message is not whole, it was too large: {left_out}");
+            return Err(Error::new(ErrorKind::Invalid, "redrive", text).with("id", &self.id));
+        }
         let history = History {
             topic: self.topic.clone(),
             partition: self.partition,

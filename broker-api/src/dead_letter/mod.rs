@@ -2,8 +2,10 @@
 
 pub mod headers;
 mod letters;
+mod shortened;
 
 pub use letters::{DeadLetter, DeadLetters, Filter, Pace};
+pub(crate) use shortened::{is_within_limits, shortened};
 
 use std::time::Duration;
 

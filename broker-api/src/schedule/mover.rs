@@ -242,6 +242,7 @@ impl<'a> Mover<'a> {
             last_failure: Some(now),
             id: Some(Uuid::now_v7().to_string()),
             due: None,
+            left_out: None,
             ..history
         };
         self.publish(to, None, history.put(message)).await
