@@ -66,6 +66,12 @@ impl Subscription {
         Ok(batch)
     }
 
+    /// As [`Source::wind_down`].
+    pub(crate) fn wind_down(&mut self) -> bool {
+        self.hand_back();
+        self.source.wind_down()
+    }
+
     /// Leaves the group: what was settled does not come back, the rest does.
     ///
     /// # Errors

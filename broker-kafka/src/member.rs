@@ -394,6 +394,11 @@ impl Source for Membership {
         }
     }
 
+    fn wind_down(&mut self) -> bool {
+        self.member.owned().iter().for_each(|ownership| ownership.revoke());
+        true
+    }
+
     async fn close(&mut self) -> Result<()> {
         self.member.left.store(true, Ordering::Release);
         self.member.close().await

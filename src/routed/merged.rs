@@ -79,6 +79,11 @@ impl Source for Merged {
         Ok(None)
     }
 
+    /// Only where all of them do: of the others nothing says what is to be handed back.
+    fn wind_down(&mut self) -> bool {
+        self.sources.iter_mut().map(|source| source.wind_down()).fold(true, |all, one| all & one)
+    }
+
     async fn close(&mut self) -> Result<()> {
         close_all(&mut self.sources).await
     }

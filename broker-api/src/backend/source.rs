@@ -24,6 +24,14 @@ pub trait Source: Send {
     /// was unsettled comes back to the group.
     async fn next(&mut self, max: usize) -> Result<Option<Vec<Delivery>>>;
 
+    /// Prepares to leave: nothing more is handed out, and from now on [`Settle::is_live`] says of
+    /// what is at hand whether it should still be handled, because handing it back would bring
+    /// back later messages that were settled. `false`, and nothing changes, where a message that
+    /// is handed back brings nothing else along, which is the default.
+    fn wind_down(&mut self) -> bool {
+        false
+    }
+
     /// Makes sure that everything settled so far does not come back, hands back the rest, and
     /// leaves the group; [`Backend::close`] does this for every source. A broker that keeps one
     /// position for each partition repeats what was settled after its first unsettled message. Dropping the source hands back too, and may forget the last settlements.

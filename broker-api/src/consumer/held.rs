@@ -165,6 +165,11 @@ impl Held {
         self.history.as_ref()?.due
     }
 
+    /// Whether it is to be handled though its consumer stops, which has wound its source down.
+    pub(super) fn holds_back_later_ones(&self) -> bool {
+        self.delivered.is_none() && self.is_live()
+    }
+
     pub(super) fn is_live(&self) -> bool {
         self.settler.as_ref().is_none_or(Settler::is_live)
     }

@@ -59,6 +59,14 @@ impl Membership {
         self.state = State::Joining(join(broker, subscribe, self.transactions, self.failures));
     }
 
+    /// As [`Source::wind_down`](crate::Source::wind_down).
+    pub(crate) fn wind_down(&mut self) -> bool {
+        match &mut self.state {
+            State::Joining(_) => false,
+            State::Joined(subscription) => subscription.wind_down(),
+        }
+    }
+
     pub(crate) async fn close(self) -> Result<()> {
         match self.state {
             State::Joining(_) => Ok(()),

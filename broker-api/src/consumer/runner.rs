@@ -43,6 +43,7 @@ where
         handling: FuturesUnordered::new(),
         spare: None,
         keyed,
+        winds_down: false,
     };
 
     let outcome = loop {
@@ -52,7 +53,10 @@ where
         let paused = runner.control.is_paused();
         tokio::select! {
             biased;
-            () = stop.wait() => break Ok(()),
+            () = stop.wait() => {
+                runner.winds_down = inputs.wind_down();
+                break Ok(());
+            }
             Some(Some((lane, handled))) = runner.handling.next() => {
                 runner.free(lane);
                 if let Err(error) = handled {
@@ -90,6 +94,8 @@ struct Runner<'a, B, H> {
     /// The place of a handler that was done at once.
     spare: Option<Place<H>>,
     keyed: bool,
+    /// Whether the consumer stops, and messages say whether they are still to be begun.
+    winds_down: bool,
 }
 
 impl<'a, B, H> Runner<'a, B, H>
@@ -113,7 +119,9 @@ where
             && let Ok(place) = self.places.try_acquire()
             && let Some((lane, held)) = self.lanes.pop()
         {
-            if !held.is_live() {
+            let wanted =
+                if self.winds_down { held.holds_back_later_ones() } else { held.is_live() };
+            if !wanted {
                 drop(held);
                 self.free(lane);
                 continue;
@@ -143,15 +151,22 @@ where
         }
     }
 
-    /// Hands back what was not begun, and waits for the rest, within the drain time.
+    /// Hands back what was not begun, unless later messages that were settled would come back with
+    /// it, and waits for the rest, within the drain time.
     async fn drain(&mut self) -> Result<()> {
-        self.lanes.drain();
+        if !self.winds_down {
+            self.lanes.drain();
+        }
         self.stopping.stop();
         let limit = self.drain_timeout;
         let mut outcome = Ok(());
         let rest = async {
-            while let Some(Some((_, handled))) = self.handling.next().await {
+            loop {
+                let begun = self.start().await;
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(begun);
+                let Some(Some((lane, handled))) = self.handling.next().await else { break };
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(handled);
+                self.free(lane);
             }
         };
         if timeout(limit, rest).await.is_err() {

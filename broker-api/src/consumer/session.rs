@@ -145,6 +145,11 @@ impl Inputs {
         Input::Messages(counted.collect())
     }
 
+    /// As [`Source::wind_down`](crate::Source::wind_down), of the topic itself.
+    pub(super) fn wind_down(&mut self) -> bool {
+        self.membership.wind_down()
+    }
+
     /// Leaves the group, everywhere.
     pub(super) async fn close(self) -> Result<()> {
         self.membership.close().await.and(self.delayed.close().await)

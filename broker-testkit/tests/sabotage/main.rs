@@ -105,6 +105,8 @@ found! {
         saying "but it succeeded";
     losing_acknowledgements_when_the_broker_closes_is_found: LosesLastAcknowledgements
         by "stop::closing_the_broker_stops_its_consumers" saying "what was handled came again";
+    losing_acknowledgements_when_a_consumer_stops_is_found: LosesLastAcknowledgements
+        by "stop::what_was_handled_does_not_come_back_with_what_was_not" saying "handled or left";
     unbounded_prefetch_is_found: IgnoresPrefetch
         by "backpressure::prefetch_bounds_what_is_handed_out" saying "handed out beyond a prefetch";
     answering_nothing_is_found: NeverConfirms

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Bytes, ErrorKind, Retry, Settings, Topic, Unprocessable};
+use broker_api::{Bytes, ErrorKind, Message, Retry, Settings, Topic, Unprocessable};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -12,10 +12,12 @@ use super::super::bench::Bench;
 use super::super::case::cases;
 use super::super::fault::{Fault, Verdict, ensure, ensure_eq};
 use super::super::handling::{Add, Seen, stopper};
+use super::super::inbox::sorted;
 use super::handler::work;
 
 cases! { "stop";
     what_is_being_handled_is_finished_and_the_rest_handed_back,
+    what_was_handled_does_not_come_back_with_what_was_not,
     what_takes_longer_than_the_drain_time_is_handed_back,
     a_pause_between_attempts_does_not_hold_up_the_end,
     a_consumer_that_is_dropped_settles_nothing,
@@ -73,6 +75,45 @@ async fn what_is_being_handled_is_finished_and_the_rest_handed_back(bench: &Benc
     ran??;
     ensure_eq!((begun.all(), ended.all()), (vec!["1".into()], vec!["1".into()]), "begun and ended");
     ensure_eq!(left(bench, topic, group).await?, ["2"], "what is left");
+    Ok(())
+}
+
+async fn what_was_handled_does_not_come_back_with_what_was_not(bench: &Bench) -> Verdict {
+    let (topic, group) = work(bench, 1).await?;
+    let broker = bench.broker().await?;
+    // The second of each key waits for the first, and is before what is handled meanwhile.
+    let all = ["slow 1", "slow 2", "quick 1", "quick 2", "quick 3"];
+    for payload in all {
+        let (key, _) = payload.split_at(5);
+        broker.publish_message(topic.name(), Message::new(payload).with_key(key)).await?;
+    }
+    let seen = Seen::default();
+    let go = Notify::new();
+    let handler = async |payload: Bytes, _| {
+        if payload == "slow 1" {
+            go.notified().await;
+        }
+        seen.add(word(&payload));
+        Ok(())
+    };
+    let (stop, stopped) = stopper();
+    let consumer = bench.tamper().consumer(broker.consumer(topic, group.as_str()).concurrency(2));
+    let running = consumer.until(stopped).run(handler);
+    let stopping = async {
+        let quick = bench.within("the quick ones", seen.count(3)).await;
+        stop.now();
+        tokio::task::yield_now().await;
+        go.notify_one();
+        quick?
+    };
+    let (ran, stopped) = tokio::join!(bench.within("stopping", running), stopping);
+    stopped?;
+    ran??;
+    let handled = seen.all();
+    ensure!(handled.contains(&"slow 1".to_owned()), "what was begun is finished: {handled:?}");
+    let left = left(bench, topic, group).await?;
+    // Whether the other slow one is handled or handed back, nothing comes twice.
+    ensure_eq!(sorted([handled, left].concat()), sorted(all.map(str::to_owned)), "handled or left");
     Ok(())
 }
 
