@@ -1,11 +1,12 @@
 //! Backends that are broken on purpose: the matrix has to find each of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use broker_api::{
-    Backend, Confirm, Connection, Delivery, Health, Outgoing, Receipt, Result, Source, Subscribe,
-    async_trait,
+    Backend, Confirm, Connection, Delivery, ErrorKind, Health, Outgoing, Receipt, Result, Source,
+    Subscribe, async_trait,
 };
 use broker_testkit::wrapped::{Wrapped, Wraps};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,11 @@ use crate::subject::Kind;
 /// How often a source that forgets looks whether there is an outage.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long one that confirms first keeps a message, and one that overtakes holds it back.
+const KEPT: Duration = Duration::from_millis(100);
+/// One in so many messages is overtaken.
+const OVERTAKEN: usize = 16;
+
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Flaw {
@@ -23,26 +29,67 @@ pub(crate) enum Flaw {
     ForgetsToSubscribeAgain,
     AlwaysUp,
     CallsUnknownStored,
+    ConfirmsBeforeSending,
+    Overtakes,
+    TakesAbsenceForGood,
+    IgnoresDeletion,
 }
 
-impl Flaw {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::SettlesBeforeHandling,
-        Self::ForgetsToSubscribeAgain,
-        Self::AlwaysUp,
-        Self::CallsUnknownStored,
-    ];
+/// A flaw, and the row that has to find it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sabotage {
+    pub(crate) flaw: Flaw,
+    pub(crate) kind: Kind,
+    pub(crate) fault: Fault,
+    /// What that says.
+    pub(crate) found: &'static str,
+}
 
-    /// The row that has to find it, and what that says.
-    pub(crate) fn found_by(self) -> (Kind, Fault, &'static str) {
-        match self {
-            Self::SettlesBeforeHandling => (Kind::Kafka, Fault::HandlerHung, " SettledEarly"),
-            Self::ForgetsToSubscribeAgain => {
-                (Kind::RabbitMq, Fault::Refused, "no message through every key and group")
-            }
-            Self::AlwaysUp => (Kind::Kafka, Fault::Refused, "no health DOWN of all clients"),
-            Self::CallsUnknownStored => (Kind::RabbitMq, Fault::HalfOpen, " Lost"),
-        }
+impl Sabotage {
+    /// One for each fault at least.
+    pub(crate) const ALL: [Self; 24] = {
+        use Fault as F;
+        use Flaw::*;
+        use Kind::{Kafka, RabbitMq};
+        const SILENT: &str = "no message through every key and group";
+        const STUCK: &str = "no progress";
+        const UP: &str = "no health DOWN of all clients";
+        const UNNAMED: &str = "no health that names";
+        [
+            Self::of(ForgetsToSubscribeAgain, Kafka, F::Stopped, SILENT),
+            Self::of(AlwaysUp, RabbitMq, F::Killed, UP),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::Paused, SILENT),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::Cut, STUCK),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::Reset, STUCK),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::Refused, SILENT),
+            Self::of(AlwaysUp, Kafka, F::Refused, UP),
+            Self::of(Overtakes, Kafka, F::Held, " Reordered"),
+            Self::of(CallsUnknownStored, RabbitMq, F::HalfOpen, " Lost"),
+            Self::of(Overtakes, RabbitMq, F::Delayed, " Reordered"),
+            Self::of(Overtakes, Kafka, F::Throttled, " Reordered"),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::ClosedByOperator, STUCK),
+            Self::of(IgnoresDeletion, Kafka, F::Deleted, "no the end of all members"),
+            Self::of(SettlesBeforeHandling, Kafka, F::RebalanceStorm, " SettledEarly"),
+            Self::of(SettlesBeforeHandling, RabbitMq, F::MemberKilled, " SettledEarly"),
+            Self::of(ConfirmsBeforeSending, RabbitMq, F::PublisherKilled, " Lost"),
+            Self::of(SettlesBeforeHandling, Kafka, F::HandlerHung, " SettledEarly"),
+            Self::of(TakesAbsenceForGood, Kafka, F::Absent, "is taken for good"),
+            Self::of(AlwaysUp, RabbitMq, F::DiskAlarm, UNNAMED),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::NodeKilled, STUCK),
+            Self::of(ForgetsToSubscribeAgain, RabbitMq, F::NodesRestarted, STUCK),
+            Self::of(AlwaysUp, Kafka, F::MajorityKilled, UP),
+            Self::of(AlwaysUp, Kafka, F::TooFewInSync, UNNAMED),
+            Self::of(TakesAbsenceForGood, RabbitMq, F::NameUnknown, "ended by itself"),
+        ]
+    };
+
+    const fn of(flaw: Flaw, kind: Kind, fault: Fault, found: &'static str) -> Self {
+        Self { flaw, kind, fault, found }
+    }
+
+    /// Whether it is run as a test too, and not only by `scripts/chaos`: one of each kind of harm.
+    pub(crate) fn is_short(&self) -> bool {
+        matches!(self.fault, Fault::Refused | Fault::HalfOpen | Fault::HandlerHung)
     }
 }
 
@@ -50,11 +97,22 @@ impl Flaw {
 pub(crate) struct Flawed {
     inner: Arc<dyn Backend>,
     flaw: Flaw,
+    /// How many messages were published.
+    published: AtomicUsize,
 }
 
 impl Flawed {
     pub(crate) fn around(inner: impl Backend, flaw: Flaw) -> Wrapped<Self> {
-        Wrapped(Self { inner: Arc::new(inner), flaw })
+        Wrapped(Self { inner: Arc::new(inner), flaw, published: AtomicUsize::new(0) })
+    }
+
+    /// Publishes it, but not now.
+    fn publish_later(&self, outgoing: Outgoing) {
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            inner.publish(outgoing);
+        });
     }
 }
 
@@ -74,7 +132,16 @@ impl Wraps for Flawed {
                 told => confirm.done(told),
             });
         }
-        self.inner.publish(outgoing);
+        if self.flaw == Flaw::ConfirmsBeforeSending {
+            outgoing.confirm.done(Ok(Receipt { partition: 0, offset: None }));
+            outgoing.confirm = Confirm::from_fn(drop);
+            return self.publish_later(outgoing);
+        }
+        let number = self.published.fetch_add(1, Ordering::Relaxed);
+        match self.flaw == Flaw::Overtakes && number % OVERTAKEN == 0 {
+            true => self.publish_later(outgoing),
+            false => self.inner.publish(outgoing),
+        }
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Source>> {
@@ -123,7 +190,15 @@ impl Source for FlawedSource {
             }
             _ => delivery,
         };
-        let batch = self.inner.next(max).await?;
+        let batch = match self.inner.next(max).await {
+            Err(error)
+                if self.flaw == Flaw::IgnoresDeletion
+                    && error.kind() == ErrorKind::UnknownTopic =>
+            {
+                return std::future::pending().await;
+            }
+            batch => batch?,
+        };
         Ok(batch.map(|batch| batch.into_iter().map(settled).collect()))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_amqp::{Amqp, AmqpConfig};
-use broker_api::{Backend, Broker, Name};
+use broker_api::{Backend, Broker, ErrorClass, Name};
 use broker_kafka::KafkaConfig;
 use broker_testkit::local::{self, LocalBroker, LocalError, RabbitMq, RabbitMqConfig};
 use broker_testkit::proxy::Proxy;
@@ -42,6 +42,15 @@ impl Address {
     /// A client as an application has it, but quicker to notice that something is wrong: the
     /// defaults would make each row a minute.
     pub(crate) async fn connect(&self) -> broker_api::Result<Broker> {
+        match self.try_connect().await {
+            Err(error) if self.flaw == Some(Flaw::TakesAbsenceForGood) => {
+                Err(error.with_class(ErrorClass::Permanent))
+            }
+            connected => connected,
+        }
+    }
+
+    async fn try_connect(&self) -> broker_api::Result<Broker> {
         match self.kind {
             Kind::Kafka => {
                 let config = KafkaConfig {
