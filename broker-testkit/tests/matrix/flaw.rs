@@ -17,7 +17,8 @@ use crate::subject::Kind;
 /// How often a source that forgets looks whether there is an outage.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long one that confirms first keeps a message, and one that overtakes holds it back.
+/// How long a message is kept that is confirmed before it is sent, settled before it is handled, or
+/// overtaken.
 const KEPT: Duration = Duration::from_millis(100);
 /// One in so many messages is overtaken.
 const OVERTAKEN: usize = 16;
@@ -69,8 +70,8 @@ impl Sabotage {
             Self::of(Overtakes, Kafka, F::Throttled, " Reordered"),
             Self::of(ForgetsToSubscribeAgain, RabbitMq, F::ClosedByOperator, STUCK),
             Self::of(IgnoresDeletion, Kafka, F::Deleted, "no the end of all members"),
-            Self::of(SettlesBeforeHandling, Kafka, F::RebalanceStorm, " SettledEarly"),
-            Self::of(SettlesBeforeHandling, RabbitMq, F::MemberKilled, " SettledEarly"),
+            Self::of(SettlesBeforeHandling, Kafka, F::RebalanceStorm, " Lost"),
+            Self::of(SettlesBeforeHandling, RabbitMq, F::MemberKilled, " Lost"),
             Self::of(ConfirmsBeforeSending, RabbitMq, F::PublisherKilled, " Lost"),
             Self::of(SettlesBeforeHandling, Kafka, F::HandlerHung, " SettledEarly"),
             Self::of(TakesAbsenceForGood, Kafka, F::Absent, "is taken for good"),
@@ -199,7 +200,12 @@ impl Source for FlawedSource {
             }
             batch => batch?,
         };
-        Ok(batch.map(|batch| batch.into_iter().map(settled).collect()))
+        let batch = batch.map(|batch| batch.into_iter().map(settled).collect());
+        if self.flaw == Flaw::SettlesBeforeHandling {
+            // Long enough to be killed with them.
+            tokio::time::sleep(KEPT).await;
+        }
+        Ok(batch)
     }
 
     async fn close(&mut self) -> Result<()> {
