@@ -1,10 +1,9 @@
 //! One connection to RabbitMQ that comes back by itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use broker_api::{Connection as Shown, Error, ErrorKind, Result};
+use broker_api::{Connection as Shown, Error, ErrorKind, Reconnection, Result};
 use futures_util::StreamExt;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::{Notify, watch};
@@ -14,20 +13,17 @@ use crate::error;
 use crate::handshake::{self, Version};
 use crate::sieve;
 
-/// How long a connection has to live before the next pause begins small again.
-const HEALTHY: Duration = Duration::from_secs(10);
-
 /// How often a connection is looked at besides listening to its events: lapin reports a connection
 /// that the broker closed in order to its channels only.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How a connection stands.
+/// What there is of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
     /// Connected.
     Up(Up),
     /// Lost; the next attempt comes after a pause.
-    Waiting { attempts: u32 },
+    Waiting,
     /// The broker refused for good.
     Refused(Arc<Error>),
     /// Given up by the application.
@@ -71,6 +67,8 @@ pub(crate) struct Link {
 struct Shared {
     config: AmqpConfig,
     role: &'static str,
+    /// How it stands, and when it is tried again.
+    course: Mutex<Reconnection>,
     state: watch::Sender<State>,
     /// Somebody found that the connection does not work.
     suspected: Notify,
@@ -87,6 +85,12 @@ impl Drop for CloseOnDrop {
     }
 }
 
+impl Shared {
+    fn course(&self) -> MutexGuard<'_, Reconnection> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Link {
     /// Connects, and keeps connected from then on.
     ///
@@ -98,9 +102,12 @@ impl Link {
         last_error: Arc<LastError>,
     ) -> Result<Self> {
         let up = dial(config, role).await?;
+        let mut course = Reconnection::new(config.reconnect_pause_max);
+        course.connected();
         let shared = Arc::new(Shared {
             config: config.clone(),
             role,
+            course: Mutex::new(course),
             state: watch::Sender::new(State::Up(up.clone())),
             suspected: Notify::new(),
             closing: watch::Sender::new(false),
@@ -133,10 +140,7 @@ impl Link {
                 Shown::Reconnecting { attempts: 0 }
             }
             State::Up(Up { blocked: Some(why), .. }) => Shown::Blocked(why.to_string()),
-            State::Up(_) => Shown::Up,
-            State::Waiting { attempts } => Shown::Reconnecting { attempts: *attempts },
-            State::Refused(error) => Shown::Refused(error.message().to_owned()),
-            State::Closed => Shown::Closed,
+            _ => self.shared.course().connection(),
         }
     }
 
@@ -152,7 +156,7 @@ impl Link {
                 match &*state {
                     State::Up(up) if up.connection.status().connected() => return Ok(up.clone()),
                     State::Up(_) => self.shared.suspected.notify_one(),
-                    State::Waiting { .. } => {}
+                    State::Waiting => {}
                     State::Refused(refusal) => return Err(error::again(refusal, operation)),
                     State::Closed => return Err(error::closed(operation)),
                 }
@@ -234,18 +238,15 @@ enum End {
 
 async fn run(shared: Arc<Shared>, mut up: Up) {
     let mut closing = shared.closing.subscribe();
-    let mut pauses = pauses(&shared.config);
     loop {
-        let since = Instant::now();
+        shared.course().connected();
         shared.state.send_replace(State::Up(up.clone()));
         match live(&shared, &mut up, &mut closing).await {
             End::Closing => break close(&shared, &up.connection).await,
             End::Lost(error) => shared.last_error.note(&error.with("connection", shared.role)),
         }
-        if since.elapsed() > HEALTHY {
-            pauses = self::pauses(&shared.config);
-        }
-        match reconnect(&shared, &mut pauses, &mut closing).await {
+        shared.course().lost();
+        match reconnect(&shared, &mut closing).await {
             Some(connected) => up = connected,
             None => break,
         }
@@ -283,23 +284,18 @@ async fn live(shared: &Shared, up: &mut Up, closing: &mut watch::Receiver<bool>)
 }
 
 /// Tries until it is connected; `None` if it was refused for good or is to be closed.
-async fn reconnect(
-    shared: &Shared,
-    pauses: &mut ExponentialBackoff,
-    closing: &mut watch::Receiver<bool>,
-) -> Option<Up> {
-    for attempts in 0.. {
-        shared.state.send_replace(State::Waiting { attempts });
+async fn reconnect(shared: &Shared, closing: &mut watch::Receiver<bool>) -> Option<Up> {
+    loop {
+        shared.state.send_replace(State::Waiting);
+        let pause = shared.course().pause();
         let attempt = async {
-            let max = shared.config.reconnect_pause_max;
-            // The random part comes on top of the longest pause too.
-            tokio::time::sleep(pauses.next().unwrap_or(max).min(max)).await;
+            tokio::time::sleep(pause).await;
             dial(&shared.config, shared.role).await
         };
         let connected = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => {
-                shared.state.send_replace(State::Closed);
+                closed(shared);
                 return None;
             }
             connected = attempt => connected,
@@ -308,6 +304,7 @@ async fn reconnect(
             Ok(up) => return Some(up),
             Err(error) => {
                 shared.last_error.note(&error);
+                shared.course().failed(&error);
                 if error.is_permanent() {
                     shared.state.send_replace(State::Refused(Arc::new(error)));
                     return None;
@@ -315,21 +312,16 @@ async fn reconnect(
             }
         }
     }
-    None
-}
-
-fn pauses(config: &AmqpConfig) -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100).min(config.reconnect_pause_max))
-        .with_max_delay(config.reconnect_pause_max)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 async fn close(shared: &Shared, connection: &Connection) {
     // A connection that is lost in this moment is closed too.
-    let closed = connection.close(200, "OK".into());
-    let _ = tokio::time::timeout(shared.config.connect_timeout, closed).await;
+    let closing = connection.close(200, "OK".into());
+    let _ = tokio::time::timeout(shared.config.connect_timeout, closing).await;
+    closed(shared);
+}
+
+fn closed(shared: &Shared) {
+    shared.course().close();
     shared.state.send_replace(State::Closed);
 }

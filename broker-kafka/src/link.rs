@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use broker_api::Connection;
+use broker_api::{Connection, Reconnection};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::error;
+
+/// The longest pause of librdkafka, which waits by itself; see [`crate::properties`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of the connection. The publishing client reports to it: its statistics each
 /// second, its errors at once; it keeps at least one connection even when nothing is published.
@@ -23,7 +26,7 @@ pub(crate) struct Link {
 
 #[derive(Debug)]
 struct State {
-    connection: Connection,
+    course: Reconnection,
     /// Why the cluster takes no messages, though it is there.
     blocked: Option<String>,
     last_error: Option<(SystemTime, String)>,
@@ -35,7 +38,7 @@ struct State {
 impl Link {
     pub(crate) fn new() -> Self {
         let state = State {
-            connection: Connection::Connecting,
+            course: Reconnection::new(LONGEST_PAUSE),
             blocked: None,
             last_error: None,
             connects: 0,
@@ -47,9 +50,9 @@ impl Link {
     /// The state now, and the last error.
     pub(crate) fn health(&self) -> (Connection, Option<(SystemTime, String)>) {
         let state = self.lock();
-        let connection = match (&state.connection, &state.blocked) {
-            (Connection::Up, Some(why)) => Connection::Blocked(why.clone()),
-            (connection, _) => connection.clone(),
+        let connection = match &state.blocked {
+            Some(why) if state.course.is_up() => Connection::Blocked(why.clone()),
+            _ => state.course.connection(),
         };
         (connection, state.last_error.clone())
     }
@@ -72,12 +75,12 @@ impl Link {
 
     /// A broker answered.
     pub(crate) fn answered(&self) {
-        self.set(|state| state.connection = Connection::Up);
+        self.set(|state| state.course.connected());
     }
 
     /// The application closed it.
     pub(crate) fn close(&self) {
-        self.set(|state| state.connection = Connection::Closed);
+        self.set(|state| state.course.close());
     }
 
     /// Takes note of what went wrong anywhere.
@@ -95,7 +98,7 @@ impl Link {
         match code {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.set(State::lose),
             Some(code) if error::is_unauthenticated(code) => {
-                self.set(|state| state.connection = Connection::Refused(reason.to_owned()));
+                self.set(|state| state.course.refused(reason));
             }
             _ => {}
         }
@@ -106,8 +109,8 @@ impl Link {
         let up = statistics.is_connected();
         self.set(|state| {
             state.connects = statistics.connects();
-            match (up, &state.connection) {
-                (true, _) => state.connection = Connection::Up,
+            match (up, state.course.connection()) {
+                (true, _) => state.course.connected(),
                 (false, Connection::Up | Connection::Reconnecting { .. }) => state.lose(),
                 (false, _) => {}
             }
@@ -116,11 +119,8 @@ impl Link {
 
     fn set(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
-        if state.connection == Connection::Closed {
-            return;
-        }
         change(&mut state);
-        let up = state.connection == Connection::Up;
+        let up = state.course.is_up();
         self.up.send_if_modified(|was| std::mem::replace(was, up) != up);
     }
 
@@ -130,18 +130,14 @@ impl Link {
 }
 
 impl State {
-    /// No broker is connected. A refusal stays what it is until a broker takes the credentials:
-    /// librdkafka reports each as the loss of all brokers too.
+    /// No broker is connected; librdkafka reports each refusal as that too, and stays refused.
     fn lose(&mut self) {
-        if matches!(self.connection, Connection::Refused(_)) {
-            return;
-        }
-        if !matches!(self.connection, Connection::Reconnecting { .. }) {
+        if !matches!(self.course.connection(), Connection::Reconnecting { .. }) {
             self.connects_at_loss = self.connects;
         }
         let attempts = self.connects.saturating_sub(self.connects_at_loss);
-        self.connection =
-            Connection::Reconnecting { attempts: u32::try_from(attempts).unwrap_or(u32::MAX) };
+        self.course.lost();
+        self.course.tried(u32::try_from(attempts).unwrap_or(u32::MAX));
     }
 }
 
