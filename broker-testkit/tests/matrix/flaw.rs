@@ -139,7 +139,7 @@ impl Wraps for Flawed {
             return self.publish_later(outgoing);
         }
         let number = self.published.fetch_add(1, Ordering::Relaxed);
-        match self.flaw == Flaw::Overtakes && number % OVERTAKEN == 0 {
+        match self.flaw == Flaw::Overtakes && number.is_multiple_of(OVERTAKEN) {
             true => self.publish_later(outgoing),
             false => self.inner.publish(outgoing),
         }
