@@ -17,8 +17,6 @@ use crate::row::Work;
 
 /// What is published and consumed.
 pub(crate) trait Value: Sized + Send + Sync + 'static {
-    const CONTENDER: &'static str;
-
     /// Whether it is measured in this kind of work.
     fn does(work: Work) -> bool;
 
@@ -33,8 +31,6 @@ pub(crate) trait Value: Sized + Send + Sync + 'static {
 }
 
 impl Value for Bytes {
-    const CONTENDER: &'static str = "anybroker";
-
     fn does(_: Work) -> bool {
         true
     }
@@ -58,19 +54,20 @@ pub(crate) struct Ours<V> {
     broker: Broker,
     /// How many messages are handled at a time.
     handlers: usize,
+    name: &'static str,
     value: PhantomData<V>,
 }
 
 impl<V> Ours<V> {
-    pub(crate) const fn new(broker: Broker, handlers: usize) -> Self {
-        Self { broker, handlers, value: PhantomData }
+    pub(crate) const fn new(broker: Broker, handlers: usize, name: &'static str) -> Self {
+        Self { broker, handlers, name, value: PhantomData }
     }
 }
 
 #[async_trait]
 impl<V: Value> Contender for Ours<V> {
     fn name(&self) -> &'static str {
-        V::CONTENDER
+        self.name
     }
 
     fn does(&self, work: Work) -> bool {

@@ -1,7 +1,10 @@
 //! One row of the table: a kind of work, done by every contender in turn, round after round.
 
+use std::thread;
+
 use broker_api::BoxError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tokio::runtime;
 
 use crate::allocations;
 use crate::contender::{Contender, Publishing};
@@ -16,12 +19,14 @@ pub(crate) enum Work {
     Consume,
     /// Both at a time.
     EndToEnd(Publishing),
+    /// Both at a time, as fast as they can, on a runtime of one thread.
+    OneCore,
 }
 
 /// What one contender needed, over all rounds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    pub(crate) contender: &'static str,
+    pub(crate) contender: String,
     pub(crate) messages: usize,
     pub(crate) rate_median: f64,
     pub(crate) rate_min: f64,
@@ -128,7 +133,24 @@ async fn one(
             }
             Ok(Round { cost, peak_mib: peak_mib()? })
         }
+        Work::OneCore => on_one_core(contender, load, topic),
     }
+}
+
+/// Publishes and consumes on a thread of its own, which has a runtime to itself.
+fn on_one_core(contender: &dyn Contender, load: Load, topic: &str) -> Result<Round, BoxError> {
+    let work = || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (consumed, ()) = runtime.block_on(async {
+            let mut unused = Latencies::new()?;
+            let consume = contender.consume(topic, load.ledger());
+            let publish = contender.publish(topic, load, Publishing::Pipelined, &mut unused);
+            tokio::try_join!(consume, publish)
+        })?;
+        let (cost, _) = consumed.complete()?;
+        Ok(Round { cost, peak_mib: peak_mib()? })
+    };
+    thread::scope(|scope| scope.spawn(work).join().map_err(|_| "the thread panicked")?)
 }
 
 fn summary(contender: &'static str, mut rounds: Vec<Round>, latencies: &Latencies) -> Measured {
@@ -142,7 +164,7 @@ fn summary(contender: &'static str, mut rounds: Vec<Round>, latencies: &Latencie
     let (rates, cpu) = (sorted(Cost::rate), sorted(Cost::cpu_micros));
     let at = |figures: &[f64], index: usize| figures.get(index).copied().unwrap_or(f64::NAN);
     Measured {
-        contender,
+        contender: contender.to_owned(),
         messages: costs.iter().map(|cost| cost.messages).sum(),
         rate_median: at(&rates, rates.len() / 2),
         rate_min: at(&rates, 0),

@@ -24,7 +24,7 @@ pub(crate) fn table(broker: &str, row: &str, measured: &[Measured]) -> String {
     let Some(first) = measured.first() else { return table };
     for it in measured {
         let mut cells = vec![
-            it.contender.to_owned(),
+            it.contender.clone(),
             thousands(it.rate_median),
             format!("{}–{}", thousands(it.rate_min), thousands(it.rate_max)),
             format!("{:.2}", first.rate_median / it.rate_median),

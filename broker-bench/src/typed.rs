@@ -34,8 +34,6 @@ impl From<Item> for Typed {
 }
 
 impl Value for Typed {
-    const CONTENDER: &'static str = "anybroker, typed JSON";
-
     /// Where what it adds is not lost among waiting.
     fn does(work: Work) -> bool {
         matches!(work, Work::Publish(Publishing::Pipelined) | Work::Consume)
