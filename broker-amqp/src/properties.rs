@@ -215,6 +215,9 @@ pub(crate) fn id_of(properties: &BasicProperties) -> Option<MessageId> {
 mod tests {
     use super::*;
     use lapin::types::FieldArray;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
 
     fn full() -> Message {
         Message::new("payload")
@@ -269,6 +272,73 @@ mod tests {
         let seen = read(&properties, b"x".to_vec());
         assert_eq!(seen.message, Message::new("x").with_headers(Default::default()));
         assert_eq!(seen.returned, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_comes_back_as_it_was(
+            payload in vec(any::<u8>(), 0..50), key in option::of(vec(any::<u8>(), 0..20)),
+            texts in vec(option::of("\\PC{0,60}"), 3), millis in option::of(0_u64..1 << 53),
+            headers in vec(("[a-z]{1,4}", option::of(vec(any::<u8>(), 0..20))), 0..6),
+            for_stream: bool,
+        ) {
+            let headers = headers.into_iter().map(|(name, value)| {
+                (name, value.map_or(HeaderValue::Null, HeaderValue::from))
+            });
+            let mut message = Message::new(payload).with_headers(headers.collect());
+            if let Some(key) = key {
+                message = message.with_key(key);
+            }
+            if let Some(millis) = millis {
+                message = message.with_timestamp(UNIX_EPOCH + Duration::from_millis(millis));
+            }
+            if let Some(id) = &texts[0] {
+                message = message.with_id(id.as_str());
+            }
+            if let Some(content_type) = &texts[1] {
+                message = message.with_content_type(content_type.as_str());
+            }
+            if let Some(correlation_id) = &texts[2] {
+                message = message.with_correlation_id(correlation_id.as_str());
+            }
+            let properties = write(&message, for_stream, 131_072).unwrap();
+            prop_assert_eq!(read(&properties, message.payload().to_vec()).message, message);
+        }
+
+        #[test]
+        fn whatever_a_stranger_writes_for_ours_is_read_without_harm_and_can_be_written(
+            values in vec(option::of(odd()), 8), seconds: Option<u64>,
+        ) {
+            let ours = [KEY, PARTITION, MARK, MILLIS, DELIVERY_COUNT, STREAM_OFFSET, "x-death", "CC"];
+            let mut table = FieldTable::default();
+            for (name, value) in ours.into_iter().zip(values) {
+                value.map(|value| table.insert(name.into(), value));
+            }
+            let mut properties = BasicProperties::default().with_headers(table);
+            if let Some(seconds) = seconds {
+                properties = properties.with_timestamp(seconds);
+            }
+            let _ = Mark::of(&properties);
+            let seen = read(&copied(properties.clone(), Some(1)), Vec::new());
+            prop_assert_eq!((seen.returned, seen.partition), (0, Some(1)));
+            let seen = read(&properties, Vec::new());
+            prop_assert!(seen.message.headers().is_empty());
+            prop_assert!(write(&seen.message, true, 131_072).is_ok());
+        }
+    }
+
+    fn odd() -> impl Strategy<Value = AMQPValue> {
+        prop_oneof![
+            any::<i64>().prop_map(AMQPValue::LongLongInt),
+            any::<u64>().prop_map(AMQPValue::Timestamp),
+            any::<f64>().prop_map(AMQPValue::Double),
+            any::<i8>().prop_map(AMQPValue::ShortShortInt),
+            vec(any::<u8>(), 0..40).prop_map(|bytes| AMQPValue::LongString(bytes.into())),
+            vec(any::<u8>(), 0..40).prop_map(|bytes| AMQPValue::ByteArray(bytes.into())),
+            Just(AMQPValue::FieldArray(FieldArray::default())),
+            Just(AMQPValue::FieldTable(FieldTable::default())),
+            Just(AMQPValue::Void),
+        ]
     }
 
     #[test]

@@ -5,10 +5,13 @@
 //! published against what its publisher was told; if work does not go on by itself afterwards; or
 //! if health says UP where nothing works.
 //!
+//! `scripts/load` runs the rows of [`bulk`] instead: how much, and not what happens to it.
+//!
 //! With `--ignored` it runs a few rows once, and backends that are broken on purpose, each of which
 //! a row has to find; `scripts/test` does that in a step of its own. `scripts/chaos` runs all rows,
 //! for as long as one likes, and writes the page.
 
+mod bulk;
 mod clients;
 mod dice;
 mod faults;
@@ -29,6 +32,7 @@ use broker_testkit::local::LocalError;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::sync::Mutex;
 
+use crate::bulk::Bulk;
 use crate::dice::Dice;
 use crate::faults::Fault;
 use crate::flaw::Sabotage;
@@ -46,6 +50,9 @@ type Place = Arc<Mutex<Option<Subject>>>;
 
 fn main() -> ExitCode {
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
+    if let Some(part) = bulk::part() {
+        return runtime.block_on(bulk::play(part));
+    }
     if let Some(order) = process::order() {
         return runtime.block_on(process::obey(order));
     }
@@ -53,6 +60,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::from_args();
+    if std::env::var_os("LOAD_ALL").is_some() {
+        return libtest_mimic::run(&arguments, bulk(runtime.handle())).exit_code();
+    }
     let place = |kind, nodes| (kind, nodes, Place::default());
     let places = [
         place(Kind::Kafka, 1),
@@ -88,6 +98,17 @@ fn main() -> ExitCode {
     drop(places);
     drop(guard);
     conclusion.exit_code()
+}
+
+/// The rows of `scripts/load`.
+fn bulk(handle: &tokio::runtime::Handle) -> Vec<Trial> {
+    let kinds = [Kind::Kafka, Kind::RabbitMq];
+    let rows = Bulk::ALL.into_iter().flat_map(|row| kinds.map(|kind| (row, kind)));
+    let trial = |(row, kind): (Bulk, Kind)| {
+        let handle = handle.clone();
+        Trial::test(format!("{kind:?}: {row}"), move || handle.block_on(row.run(kind)))
+    };
+    rows.map(trial).collect()
 }
 
 async fn row(fault: Fault, kind: Kind, place: &Place) -> Result<Completion, Failed> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_amqp::{Amqp, AmqpConfig};
-use broker_api::{Backend, Broker, ErrorClass, Name};
+use broker_api::{Backend, Broker, ErrorClass, Name, Settings};
 use broker_kafka::KafkaConfig;
 use broker_testkit::local::{self, LocalBroker, LocalError, RabbitMq, RabbitMqConfig};
 use broker_testkit::proxy::Proxy;
@@ -42,7 +42,11 @@ impl Address {
     /// A client as an application has it, but quicker to notice that something is wrong: the
     /// defaults would make each row a minute.
     pub(crate) async fn connect(&self) -> broker_api::Result<Broker> {
-        match self.try_connect().await {
+        self.connect_with(Settings::default()).await
+    }
+
+    pub(crate) async fn connect_with(&self, settings: Settings) -> broker_api::Result<Broker> {
+        match self.try_connect(settings).await {
             Err(error) if self.flaw == Some(Flaw::TakesAbsenceForGood) => {
                 Err(error.with_class(ErrorClass::Permanent))
             }
@@ -50,7 +54,7 @@ impl Address {
         }
     }
 
-    async fn try_connect(&self) -> broker_api::Result<Broker> {
+    async fn try_connect(&self, settings: Settings) -> broker_api::Result<Broker> {
         match self.kind {
             Kind::Kafka => {
                 let config = KafkaConfig {
@@ -65,21 +69,21 @@ impl Address {
                 if let Ok(contexts) = std::env::var("CHAOS_LIBRDKAFKA") {
                     config = config.property("debug", contexts);
                 }
-                Ok(self.broker(broker_kafka::Kafka::connect(config).await?))
+                Ok(self.broker(broker_kafka::Kafka::connect(config).await?, settings))
             }
             Kind::RabbitMq => {
                 let mut config = AmqpConfig::new(format!("amqp://guest:guest@{}/%2f", self.host));
                 config.heartbeat = Duration::from_secs(2);
                 config.reconnect_pause_max = Duration::from_secs(1);
-                Ok(self.broker(Amqp::connect(config).await?))
+                Ok(self.broker(Amqp::connect(config).await?, settings))
             }
         }
     }
 
-    fn broker(&self, backend: impl Backend) -> Broker {
+    fn broker(&self, backend: impl Backend, settings: Settings) -> Broker {
         match self.flaw {
-            None => Broker::new(backend),
-            Some(flaw) => Broker::new(Flawed::around(backend, flaw)),
+            None => Broker::with_settings(Arc::new(backend), settings),
+            Some(flaw) => Broker::with_settings(Arc::new(Flawed::around(backend, flaw)), settings),
         }
     }
 }

@@ -63,23 +63,28 @@ impl Row {
 
     /// Puts it in its place in the page, or at the end of the rows. Two rows of one process take turns.
     pub(crate) fn write_to(&self, page: &Path) -> Outcome {
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock();
-        let text = std::fs::read_to_string(page)?;
-        let parts = text
-            .split_once(BEGIN)
-            .and_then(|(head, rest)| rest.split_once(END).map(|(rows, tail)| (head, rows, tail)));
-        let (head, rows, tail) = parts.ok_or("the page has no place for the rows")?;
-        let mut rows: Vec<String> = rows.trim().lines().map(str::to_owned).collect();
         let same = format!("| {} | {} |", self.what[0], self.what[1]);
-        match rows.iter_mut().find(|row| row.starts_with(&same)) {
-            Some(row) => *row = self.to_string(),
-            None => rows.push(self.to_string()),
-        }
-        let rows = rows.join("\n");
-        std::fs::write(page, format!("{head}{BEGIN}\n{rows}\n{END}{tail}"))?;
-        Ok(())
+        write_row(page, (BEGIN, END), &same, &self.to_string())
     }
+}
+
+/// Puts a row between these marks, in the place of the one that begins the same, or at their end.
+pub(crate) fn write_row(page: &Path, (begin, end): (&str, &str), same: &str, row: &str) -> Outcome {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock();
+    let text = std::fs::read_to_string(page)?;
+    let parts = text
+        .split_once(begin)
+        .and_then(|(head, rest)| rest.split_once(end).map(|(rows, tail)| (head, rows, tail)));
+    let (head, rows, tail) = parts.ok_or("the page has no place for the rows")?;
+    let mut rows: Vec<String> = rows.trim().lines().map(str::to_owned).collect();
+    match rows.iter_mut().find(|row| row.starts_with(same)) {
+        Some(old) => *old = row.to_owned(),
+        None => rows.push(row.to_owned()),
+    }
+    let rows = rows.join("\n");
+    std::fs::write(page, format!("{head}{begin}\n{rows}\n{end}{tail}"))?;
+    Ok(())
 }
 
 impl fmt::Display for Row {
