@@ -35,6 +35,49 @@ impl Hash for Name {
     }
 }
 
+/// The most names that are kept because a message said them.
+const MAX_RECEIVED: usize = 10_000;
+
+static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
+
+/// The names that were made at run time.
+#[derive(Default)]
+struct Names {
+    all: HashSet<&'static str>,
+    /// How many of them a message said first.
+    received: usize,
+}
+
+impl Names {
+    fn keep(&mut self, name: &str) -> Name {
+        if let Some(known) = self.all.get(name) {
+            return Name(known);
+        }
+        let kept: &'static str = Box::leak(name.into());
+        self.all.insert(kept);
+        Name(kept)
+    }
+
+    fn receive(&mut self, name: &str) -> Result<Name> {
+        checked(name)?;
+        if !self.all.contains(name) {
+            if self.received == MAX_RECEIVED {
+                let why = "it is new here, and messages have said too many new names already";
+                return Err(Error::new(ErrorKind::InvalidName, "name", why).with("name", name));
+            }
+            self.received += 1;
+        }
+        Ok(self.keep(name))
+    }
+}
+
+fn checked(name: &str) -> Result<()> {
+    check(name.as_bytes()).map_err(|why| {
+        let shown: String = name.chars().take(64).collect();
+        Error::new(ErrorKind::InvalidName, "name", why).with("name", format!("{shown:?}"))
+    })
+}
+
 impl Name {
     /// A name known when the program is built. A bad one does not compile where this is a constant.
     ///
@@ -52,18 +95,17 @@ impl Name {
     /// # Errors
     /// [`ErrorKind::InvalidName`], which says what is wrong with it.
     pub fn intern(name: &str) -> Result<Self> {
-        check(name.as_bytes()).map_err(|why| {
-            let shown: String = name.chars().take(64).collect();
-            Error::new(ErrorKind::InvalidName, "name", why).with("name", format!("{shown:?}"))
-        })?;
-        static NAMES: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
-        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = names.get(name) {
-            return Ok(Self(known));
-        }
-        let kept: &'static str = Box::leak(name.into());
-        names.insert(kept);
-        Ok(Self(kept))
+        checked(name)?;
+        Ok(NAMES.lock().unwrap_or_else(PoisonError::into_inner).keep(name))
+    }
+
+    /// A name that a message says, which anybody may have written. It is interned too, but no more
+    /// than 10,000 of those that are new: they are never forgotten.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`], which says what is wrong with it.
+    pub(crate) fn received(name: &str) -> Result<Self> {
+        NAMES.lock().unwrap_or_else(PoisonError::into_inner).receive(name)
     }
 
     /// The name as text.
@@ -138,6 +180,20 @@ mod tests {
     fn a_name_interned_twice_is_the_same_memory() {
         let (a, b) = (Name::intern("twice").unwrap(), Name::intern("twice").unwrap());
         assert!(std::ptr::eq(a.as_str(), b.as_str()));
+    }
+
+    #[test]
+    fn what_messages_say_is_kept_up_to_a_limit_and_known_names_always_are() {
+        let mut names = Names::default();
+        let known = names.keep("known-before");
+        for n in 0..MAX_RECEIVED {
+            assert!(names.receive(&format!("said-{n}")).is_ok());
+        }
+        assert_eq!(names.receive("one-more").unwrap_err().kind(), ErrorKind::InvalidName);
+        assert!(std::ptr::eq(names.receive("known-before").unwrap().as_str(), known.as_str()));
+        assert!(names.receive("said-0").is_ok());
+        assert!(names.receive("not a name").is_err());
+        assert_eq!(names.all.len(), MAX_RECEIVED + 1);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Ticket {
             None => None,
             Some(_) => Some(headers.number(PARTITION).ok_or_else(|| missing(PARTITION))?),
         };
-        Ok(Self { topic: Name::intern(topic)?, partition, due })
+        Ok(Self { topic: Name::received(topic)?, partition, due })
     }
 
     /// The message as it is to be published, without its ticket and without what having been a
