@@ -1,11 +1,11 @@
 //! A message as it travels, without its type.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use uuid::{ContextV7, Timestamp, Uuid};
+use uuid::Uuid;
 
 use crate::headers::{HeaderValue, Headers};
 
@@ -21,16 +21,25 @@ pub enum MessageId {
 impl MessageId {
     /// A new UUID version 7, whose order is the order of time.
     pub fn new() -> Self {
-        Self::at(SystemTime::now())
+        Self::at(millis_now())
     }
 
-    /// The same for who knows the time already, which is not for nothing.
-    pub(crate) fn at(now: SystemTime) -> Self {
-        // Shared, so that ids of one process are in their order within a millisecond too.
-        static ORDER: Mutex<ContextV7> = Mutex::new(ContextV7::new());
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = Timestamp::from_unix(&ORDER, since.as_secs(), since.subsec_nanos());
-        Self::Uuid(Uuid::new_v7(time))
+    /// A new id of this time in milliseconds since 1970. Those of one process ascend: a number in
+    /// the 12 bits behind the time counts them within each millisecond, and beyond 4,096 they are
+    /// ahead of the time (RFC 9562, 6.2, method 1).
+    ///
+    /// `Uuid::now_v7` does the same, at three times the cost: it looks at the clock for itself.
+    fn at(millis: u64) -> Self {
+        const COUNTER_BITS: u32 = 12;
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let least = millis << COUNTER_BITS;
+        let next = |last: u64| Some(least.max(last + 1));
+        let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let number = last.map_or(least, |last| least.max(last + 1));
+        let (time, count) = (number >> COUNTER_BITS, number & ((1 << COUNTER_BITS) - 1));
+        // The second half of a random id is 62 random bits and its variant, which is also ours.
+        let (_, random) = Uuid::new_v4().as_u64_pair();
+        Self::Uuid(Uuid::from_u64_pair(time << 16 | 7 << COUNTER_BITS | count, random))
     }
 }
 
@@ -87,6 +96,10 @@ struct Rare {
 }
 
 static NO_HEADERS: Headers = Headers::new();
+
+fn millis_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
 
 impl Message {
     /// A message of this payload and nothing else.
@@ -205,6 +218,16 @@ impl Message {
         self.payload.len() + key + self.rare.as_ref().map_or(0, |rare| rare.headers.byte_len())
     }
 
+    /// Gives it what it lacks of an id and a timestamp.
+    pub(crate) fn complete(&mut self) {
+        if self.id.is_some() && self.timestamp.is_some() {
+            return;
+        }
+        let millis = millis_now();
+        self.id.get_or_insert_with(|| MessageId::at(millis));
+        self.timestamp.get_or_insert_with(|| UNIX_EPOCH + Duration::from_millis(millis));
+    }
+
     fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
@@ -252,6 +275,26 @@ mod tests {
         ] {
             assert_eq!(MessageId::from(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn ids_are_of_version_7_and_their_time_and_ascend() {
+        let before = millis_now();
+        let ids: Vec<_> = (0..10_000).map(|_| MessageId::new()).collect();
+        let uuids = ids.iter().map(|id| match id {
+            MessageId::Uuid(uuid) => *uuid,
+            MessageId::Text(text) => panic!("{text}"),
+        });
+        let uuids: Vec<_> = uuids.collect();
+        assert!(uuids.is_sorted_by(|a, b| a < b));
+        assert!(uuids.iter().all(|uuid| uuid.get_version_num() == 7));
+        assert!(uuids.iter().all(|uuid| uuid.get_variant() == uuid::Variant::RFC4122));
+        let (seconds, nanos) = uuids[0].get_timestamp().unwrap().to_unix();
+        let millis = seconds * 1_000 + u64::from(nanos) / 1_000_000;
+        // Other tests may have made so many that they are ahead of the time.
+        assert!((before..before + 10_000).contains(&millis), "{before} {millis}");
+        let random = uuids.iter().map(|uuid| uuid.as_u64_pair().1);
+        assert_eq!(random.collect::<std::collections::HashSet<_>>().len(), uuids.len());
     }
 
     #[test]

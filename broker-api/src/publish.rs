@@ -215,51 +215,60 @@ async fn admit(
     sending: &mut Sending,
     deadline: Instant,
 ) -> Result<(Message, OwnedSemaphorePermit)> {
-    let (mut message, topic) = (message?, to.topic);
+    let mut message = message?;
     if checked {
-        check_message(&message).map_err(|error| error.with("topic", topic))?;
+        check_message(&message).map_err(|error| error.with("topic", to.topic))?;
         sending.inject(&mut message);
     }
-    broker.check_open("publish").map_err(|error| error.with("topic", topic))?;
-    if let Some(due) = to.due.filter(|due| *due > schedule::now()) {
+    broker.check_open("publish").map_err(|error| error.with("topic", to.topic))?;
+    let room = match to.due {
+        None => broker.inner.room.clone().try_acquire_many_owned(room_of(&message, broker)).ok(),
+        Some(_) => None,
+    };
+    let permit = match room {
+        Some(permit) => permit,
         // Boxed, because it is rare and would make every publishing larger.
-        let put_off = Box::pin(schedule::put_off(broker, topic, to.partition, message, due));
+        None => Box::pin(wait(broker, to, &mut message, sending, deadline)).await?,
+    };
+    message.complete();
+    Ok((message, permit))
+}
+
+/// What a message needs of the memory that may be in flight.
+fn room_of(message: &Message, broker: &Broker) -> u32 {
+    let bytes = message.byte_len() + OVERHEAD_BYTES;
+    bytes.min(broker.inner.settings.publish_buffer_bytes) as u32
+}
+
+/// Puts the message off, if it is not due, and waits for its room.
+async fn wait(
+    broker: &Broker,
+    to: &mut To,
+    message: &mut Message,
+    sending: &mut Sending,
+    deadline: Instant,
+) -> Result<OwnedSemaphorePermit> {
+    let topic = to.topic;
+    if let Some(due) = to.due.filter(|due| *due > schedule::now()) {
+        let put_off = schedule::put_off(broker, topic, to.partition, std::mem::take(message), due);
         let stored = timeout_at(deadline, put_off).await.unwrap_or_else(|_| {
             let text = "the broker did not say within the time limit whether the topic exists";
             Err(Error::new(ErrorKind::Timeout, "publish", text).transient())
         });
-        (to.topic, message) = stored.map_err(|error| error.with("topic", topic))?;
+        (to.topic, *message) = stored.map_err(|error| error.with("topic", topic))?;
         to.partition = None;
         sending.goes_to(to.topic, &broker.inner.telemetry);
     }
-    let bytes =
-        (message.byte_len() + OVERHEAD_BYTES).min(broker.inner.settings.publish_buffer_bytes);
-    let permit = match broker.inner.room.clone().try_acquire_many_owned(bytes as u32) {
-        Ok(permit) => permit,
-        Err(_) => {
-            let room = broker.inner.room.clone().acquire_many_owned(bytes as u32);
-            // Boxed for the same reason.
-            match Box::pin(timeout_at(deadline, room)).await {
-                Ok(Ok(permit)) => permit,
-                // The semaphore is never closed, so this is the time limit.
-                _ => {
-                    let text = "no room among the messages in flight within the time limit";
-                    let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
-                    return Err(error.with("topic", topic));
-                }
-            }
-        }
-    };
-    if message.id().is_none() || message.timestamp().is_none() {
-        let now = SystemTime::now();
-        if message.id().is_none() {
-            message = message.with_id(MessageId::at(now));
-        }
-        if message.timestamp().is_none() {
-            message = message.with_timestamp(now);
+    let room = broker.inner.room.clone().acquire_many_owned(room_of(message, broker));
+    match timeout_at(deadline, room).await {
+        Ok(Ok(permit)) => Ok(permit),
+        // The semaphore is never closed, so this is the time limit.
+        _ => {
+            let text = "no room among the messages in flight within the time limit";
+            let error = Error::new(ErrorKind::Timeout, "publish", text).transient();
+            Err(error.with("topic", topic))
         }
     }
-    Ok((message, permit))
 }
 
 impl IntoFuture for Publish {
