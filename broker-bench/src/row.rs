@@ -1,10 +1,9 @@
 //! One row of the table: a kind of work, done by every contender in turn, round after round.
 
-use std::thread;
-
 use broker_api::BoxError;
 use serde::{Deserialize, Serialize};
 use tokio::runtime;
+use tokio::task::block_in_place;
 
 use crate::allocations;
 use crate::contender::{Contender, Publishing};
@@ -137,9 +136,10 @@ async fn one(
     }
 }
 
-/// Publishes and consumes on a thread of its own, which has a runtime to itself.
+/// Publishes and consumes on this thread alone. A new one would have to get all its memory from the
+/// system first.
 fn on_one_core(contender: &dyn Contender, load: Load, topic: &str) -> Result<Round, BoxError> {
-    let work = || {
+    block_in_place(|| {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (consumed, ()) = runtime.block_on(async {
             let mut unused = Latencies::new()?;
@@ -149,8 +149,7 @@ fn on_one_core(contender: &dyn Contender, load: Load, topic: &str) -> Result<Rou
         })?;
         let (cost, _) = consumed.complete()?;
         Ok(Round { cost, peak_mib: peak_mib()? })
-    };
-    thread::scope(|scope| scope.spawn(work).join().map_err(|_| "the thread panicked")?)
+    })
 }
 
 fn summary(contender: &'static str, mut rounds: Vec<Round>, latencies: &Latencies) -> Measured {
