@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::thread;
 
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 /// A client of librdkafka. Dropping one waits for its threads and for the broker, so it is done
 /// where that blocks nobody: neither a worker of the runtime nor the client's own thread.
@@ -22,10 +22,22 @@ impl<T: Send + 'static> Elsewhere<T> {
     /// Drops it and waits until its threads are gone.
     pub(crate) async fn gone(mut self) {
         if let Some(client) = self.0.take() {
-            // Fails only when the runtime is shut down, which drops the client as well.
-            drop(spawn_blocking(move || drop(client)).await);
+            elsewhere(move || drop(client)).await;
         }
     }
+}
+
+/// Does work that waits for the broker, maybe for ever, in a thread of its own: the end of the
+/// runtime would wait for one of its threads. `None` where no thread can be had; the work is
+/// dropped then.
+pub(crate) async fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = oneshot::channel();
+    // Whoever waited may have given up.
+    let work = move || drop(done.send(work()));
+    thread::Builder::new().name("kafka-leave".into()).spawn(work).ok()?;
+    result.await.ok()
 }
 
 impl<T: Send + 'static> Deref for Elsewhere<T> {

@@ -12,11 +12,11 @@ use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 use crate::chunk::Chunk;
-use crate::elsewhere::Elsewhere;
+use crate::elsewhere::{Elsewhere, elsewhere};
 use crate::error::{self, Report};
 use crate::member::{Member, Revocation, no_such_protocol};
 use crate::native;
@@ -401,7 +401,7 @@ fn commit(consumer: &Consumer) -> Result<(), KafkaError> {
 /// Commits what is settled and leaves the group.
 async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
     let owned = member.owned();
-    let leaving = spawn_blocking({
+    let leaving = elsewhere({
         let member = member.clone();
         move || {
             let committed = match member.pending {
@@ -427,9 +427,9 @@ async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
     });
     let failed = |error: Error| Err(unsure(&error));
     match timeout(LEAVE + member.revoke_timeout, leaving).await {
-        Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(error))) => failed(error::error(error, "close")),
-        Ok(Err(_)) => failed(Error::new(ErrorKind::Closed, "close", "the runtime is shut down")),
+        Ok(Some(Ok(()))) => Ok(()),
+        Ok(Some(Err(error))) => failed(error::error(error, "close")),
+        Ok(None) => failed(Error::new(ErrorKind::Other, "close", "no thread can be had for it")),
         Err(_) => {
             let text = "the broker did not take the group's position within the time limit";
             failed(Error::new(ErrorKind::Timeout, "close", text))
