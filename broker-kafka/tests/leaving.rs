@@ -12,7 +12,8 @@ use tokio::runtime::Runtime;
 
 const WORK: Name = Name::new("work");
 const MEMBERS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(120);
+/// For what is to happen at once.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Members that have something to commit when their broker is killed, and are closed then. What the
 /// runtime still does for them must not keep the process from ending: librdkafka may wait for
