@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use broker_api::{
-    ConsumerHealth, Delivery, Error, ErrorKind, Name, Result, Source, Subscribe, Transactions,
+    ConsumerHealth, Delivery, Error, ErrorKind, Name, Result, Subscribe, Transactions,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -31,15 +31,15 @@ pub(crate) struct Member {
     /// How many deliveries are handed out and not settled.
     out: AtomicUsize,
     /// Whether somebody waits for `ready`: most settlements need not wake anybody.
-    waiting: AtomicBool,
-    ready: Notify,
+    pub(crate) waiting: AtomicBool,
+    pub(crate) ready: Notify,
     /// Wakes the task that polls.
     pub(crate) work: Notify,
     /// Set before the client is dropped. Its last revocation must not be deferred then: nobody
     /// would ever come back to it.
     pub(crate) closing: AtomicBool,
     /// Set when its source is closed or dropped.
-    left: AtomicBool,
+    pub(crate) left: AtomicBool,
     state: Mutex<State>,
     /// Set when librdkafka may have left partitions lying that it should have begun to fetch.
     pub(crate) in_doubt: AtomicBool,
@@ -113,7 +113,7 @@ impl Member {
     }
 
     /// What is ready to be handed out, at most `max`; `None` when nothing more comes.
-    fn hand_out(&self, max: usize) -> Result<Option<Vec<Delivery>>> {
+    pub(crate) fn hand_out(&self, max: usize) -> Result<Option<Vec<Delivery>>> {
         let mut state = self.lock();
         if let Some(error) = state.failure.take() {
             return Err(error);
@@ -364,51 +364,6 @@ impl Member {
 
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The source that hands out a member's deliveries.
-pub(crate) struct Membership {
-    pub(crate) member: Arc<Member>,
-}
-
-#[async_trait::async_trait]
-impl Source for Membership {
-    async fn next(&mut self, max: usize) -> Result<Option<Vec<Delivery>>> {
-        let member = &self.member;
-        loop {
-            match member.hand_out(max)? {
-                Some(batch) if batch.is_empty() => {}
-                handed_out => return Ok(handed_out),
-            }
-            // Whoever makes something ready looks at this after it: so either it wakes us, or we
-            // see it now.
-            member.waiting.store(true, Ordering::SeqCst);
-            match member.hand_out(max)? {
-                Some(batch) if batch.is_empty() => member.ready.notified().await,
-                handed_out => {
-                    member.waiting.store(false, Ordering::SeqCst);
-                    return Ok(handed_out);
-                }
-            }
-        }
-    }
-
-    fn wind_down(&mut self) -> bool {
-        self.member.owned().iter().for_each(|ownership| ownership.revoke());
-        true
-    }
-
-    async fn close(&mut self) -> Result<()> {
-        self.member.left.store(true, Ordering::Release);
-        self.member.close().await
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.member.left.store(true, Ordering::Release);
-        self.member.stop();
     }
 }
 

@@ -6,24 +6,23 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use broker_api::{Error, ErrorKind, Message, Result};
+use broker_api::{Error, ErrorKind, Result};
 use futures_util::{Stream, StreamExt as _};
-use rdkafka::Offset;
-use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
-use crate::chunk::Chunk;
-use crate::elsewhere::{Elsewhere, elsewhere};
+use crate::elsewhere::Elsewhere;
 use crate::error::{self, Report};
+use crate::leave::{leave, store, unsure};
 use crate::member::{Member, Revocation, no_such_protocol};
 use crate::native;
-use crate::offsets::list;
 use crate::ownership::Ownership;
 use crate::rebalance::{Rebalance, begin_again, give_up, invalid};
 use crate::record;
+use crate::route::Route;
 use crate::topics::Topics;
 use crate::transactions::Transactions;
 
@@ -38,17 +37,10 @@ type Item<'a> = Result<BorrowedMessage<'a>, KafkaError>;
 pub(crate) type Consumer = Elsewhere<StreamConsumer<Rebalance>>;
 
 /// How often the positions that moved are stored; librdkafka commits what is stored each second.
-const STORE: Duration = Duration::from_millis(100);
+pub(crate) const STORE: Duration = Duration::from_millis(100);
 
 /// How many messages are taken at a time before anything else gets its turn.
 const BATCH: usize = 1_024;
-
-/// How long leaving the group may take, beside the time that others have for giving partitions up:
-/// a member that is joining again gets no answer to its commit before they have.
-const LEAVE: Duration = Duration::from_secs(15);
-
-/// How long the last commit is tried while the group is rebalancing.
-const COMMIT: Duration = Duration::from_secs(10);
 
 /// How long a broker may leave a member of KIP-848 without an answer: one that does not know the
 /// protocol never says so.
@@ -360,117 +352,6 @@ async fn ready(transactions: &mut Option<Transactions>) {
     match transactions {
         Some(transactions) => transactions.ready().await,
         None => std::future::pending().await,
-    }
-}
-
-fn store(consumer: &Consumer, owned: &[Arc<Ownership>]) -> Result<(), KafkaError> {
-    let moved: Vec<_> = owned
-        .iter()
-        .filter_map(|o| Some((o.topic, o.partition, i64::try_from(o.moved()?).ok()?)))
-        .collect();
-    if moved.is_empty() {
-        return Ok(());
-    }
-    let positions = moved.into_iter().map(|(topic, p, offset)| (topic, p, Offset::Offset(offset)));
-    consumer.store_offsets(&list(positions)?)
-}
-
-/// Commits what is stored. Blocks.
-///
-/// While a group shares its partitions out anew the coordinator takes no commits, and a moment
-/// later it knows the member by another number than librdkafka. Neither takes a partition away
-/// before it is given up, which happens only after this.
-fn commit(consumer: &Consumer) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + COMMIT;
-    loop {
-        let failure = match consumer.commit_consumer_state(CommitMode::Sync) {
-            Err(error) if error::code(&error) != Some(Code::NoOffset) => error,
-            _ => return Ok(()),
-        };
-        let again = error::code(&failure).is_some_and(error::is_rebalancing)
-            && !consumer.assignment_lost()
-            && Instant::now() < deadline;
-        if !again {
-            return Err(failure);
-        }
-        tracing::debug!(error = %failure, "committing again");
-        std::thread::sleep(STORE);
-    }
-}
-
-/// Commits what is settled and leaves the group.
-async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
-    let owned = member.owned();
-    let leaving = elsewhere({
-        let member = member.clone();
-        move || {
-            let committed = match member.pending {
-                None => {
-                    if let Err(error) = store(&consumer, &owned) {
-                        tracing::warn!(%error, group = %member.group, "storing the last positions");
-                    }
-                    commit(&consumer)
-                }
-                Some(_) => Ok(()),
-            };
-            owned.iter().for_each(|ownership| ownership.end());
-            member.closing.store(true, Ordering::Release);
-            if owned.is_empty() {
-                // By closing alone, librdkafka leaves a group of the classic protocol without
-                // telling the broker if the member has no partitions. The others would then wait
-                // for it at their next rebalance until its session is over.
-                consumer.unsubscribe();
-            }
-            drop(consumer.into_inner());
-            committed
-        }
-    });
-    let failed = |error: Error| Err(unsure(&error));
-    match timeout(LEAVE + member.revoke_timeout, leaving).await {
-        Ok(Some(Ok(()))) => Ok(()),
-        Ok(Some(Err(error))) => failed(error::error(error, "close")),
-        Ok(None) => failed(Error::new(ErrorKind::Other, "close", "no thread can be had for it")),
-        Err(_) => {
-            let text = "the broker did not take the group's position within the time limit";
-            failed(Error::new(ErrorKind::Timeout, "close", text))
-        }
-    }
-}
-
-fn unsure(error: &Error) -> Report {
-    let text = format!("what was settled last may come back: {}", error.message());
-    Report::of(&Error::new(error.kind(), "close", text).indeterminate())
-}
-
-/// Where messages go: consecutive ones mostly to the same partition.
-#[derive(Default)]
-struct Route {
-    /// By the address of librdkafka's topic, which is cheaper to compare than its name.
-    places: Vec<(usize, i32, Arc<Ownership>)>,
-    changes: u64,
-    current: usize,
-    run: Vec<(u64, Message)>,
-    chunk: Chunk,
-}
-
-impl Route {
-    /// The place of a message's partition; `None` if it is not owned.
-    fn find(&mut self, record: &BorrowedMessage<'_>, member: &Member) -> Option<usize> {
-        let (topic, partition) = (record.topic_ptr() as usize, record.partition());
-        let is_here =
-            |place: &(usize, i32, Arc<Ownership>)| place.0 == topic && place.1 == partition;
-        if self.places.get(self.current).is_some_and(is_here) {
-            return Some(self.current);
-        }
-        if let Some(place) = self.places.iter().position(is_here) {
-            return Some(place);
-        }
-        let owned = member.owned();
-        let ownership = owned
-            .into_iter()
-            .find(|o| o.partition == partition && o.topic.as_str() == record.topic())?;
-        self.places.push((topic, partition, ownership));
-        Some(self.places.len() - 1)
     }
 }
 

@@ -14,7 +14,8 @@ use super::Task;
 use crate::config::{GroupProtocol, KafkaConfig};
 use crate::elsewhere::Elsewhere;
 use crate::link::Link;
-use crate::member::{Member, Membership};
+use crate::member::Member;
+use crate::membership::Membership;
 use crate::rebalance::Rebalance;
 
 /// Joins a group whose coordinator has just changed, and wants a message of each partition.
