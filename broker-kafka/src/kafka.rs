@@ -1,14 +1,16 @@
 //! The backend.
 
 mod join;
+mod members;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use broker_api::{
     Backend, Capabilities, Connection, Error, ErrorKind, GroupSpec, Health, Message, Name,
     Outgoing, Read, Result, Source, Subscribe, TopicDescription, TopicSpec, Transactions,
 };
+use members::Members;
 use rdkafka::admin::AdminClient;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
@@ -26,7 +28,6 @@ use crate::known::Known;
 use crate::lag::Lags;
 use crate::link::Link;
 use crate::lookup;
-use crate::member::Member;
 use crate::properties::creation_error;
 use crate::publisher::Publisher;
 use crate::reading::Reading;
@@ -262,69 +263,6 @@ impl Drop for Kafka {
             drop(self.publisher.close());
             self.link.close();
         }
-    }
-}
-
-/// The members that were not closed yet.
-#[derive(Default)]
-struct Members(Mutex<MembersState>);
-
-#[derive(Default)]
-struct MembersState {
-    members: Vec<Weak<Member>>,
-    closed: bool,
-}
-
-impl Members {
-    fn add(&self, member: &Arc<Member>) -> Result<()> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(Error::new(ErrorKind::Closed, "subscribe", "the broker is closed"));
-        }
-        state.members.retain(|member| member.strong_count() > 0);
-        state.members.push(Arc::downgrade(member));
-        Ok(())
-    }
-
-    /// Those whose source is still there.
-    fn here(&self) -> Vec<Arc<Member>> {
-        let members: Vec<_> = self.lock().members.iter().filter_map(Weak::upgrade).collect();
-        members.into_iter().filter(|member| !member.is_left()).collect()
-    }
-
-    fn health(&self) -> Vec<broker_api::ConsumerHealth> {
-        self.here().iter().map(|member| member.health()).collect()
-    }
-
-    /// A topic was deleted.
-    fn lose(&self, topic: Name) {
-        for member in self.here() {
-            if member.topics.contains(&topic) {
-                let text = "the topic was deleted";
-                let error = Error::new(ErrorKind::UnknownTopic, "consume", text);
-                member.fail(error.with("topic", topic).with("group", member.group));
-            }
-        }
-    }
-
-    /// Closes all of them at once.
-    async fn close(&self) -> Result<()> {
-        let members = {
-            let mut state = self.lock();
-            state.closed = true;
-            std::mem::take(&mut state.members)
-        };
-        let members: Vec<_> = members.iter().filter_map(Weak::upgrade).collect();
-        members.iter().for_each(|member| member.stop());
-        let mut closed = Ok(());
-        for member in members {
-            closed = closed.and(member.close().await);
-        }
-        closed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, MembersState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -37,6 +37,7 @@ mod membership;
 mod native;
 mod offsets;
 mod ownership;
+mod partition;
 mod poll;
 mod properties;
 mod publisher;

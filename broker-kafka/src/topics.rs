@@ -14,9 +14,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::producer::Producer as _;
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -25,13 +23,11 @@ use crate::elsewhere::Elsewhere;
 use crate::error;
 use crate::link;
 use crate::native;
+use crate::partition::{Partition, hindered, metadata};
 use crate::topic::{Topic, settings};
 
 /// How long one question or change may take, waiting for leaders included.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long one request for metadata may take.
-const METADATA: Duration = Duration::from_secs(2);
 
 /// How long the controller may take to say whether it knows a topic.
 const CONTROLLER: Duration = Duration::from_secs(5);
@@ -58,14 +54,6 @@ impl ClientContext for Logged {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "administrating client");
     }
-}
-
-/// A partition of a topic, as metadata tells.
-struct Partition {
-    id: i32,
-    has_leader: bool,
-    replicas: usize,
-    in_sync: usize,
 }
 
 impl Topics {
@@ -337,37 +325,6 @@ fn later(topic: Name, operation: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, operation, text).transient().with("topic", topic)
 }
 
-fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>, KafkaError> {
-    let metadata = producer.client().fetch_metadata(Some(name.as_str()), METADATA)?;
-    let topic = metadata.topics().iter().find(|topic| topic.name() == name.as_str());
-    let topic = topic.ok_or(KafkaError::MetadataFetch(Code::UnknownTopicOrPartition))?;
-    if let Some(error) = topic.error() {
-        return Err(KafkaError::MetadataFetch(error.into()));
-    }
-    let leader = |error: Option<RDKafkaRespErr>, leader: i32| error.is_none() && leader >= 0;
-    let partitions = topic.partitions().iter().map(|partition| Partition {
-        id: partition.id(),
-        in_sync: partition.isr().len(),
-        has_leader: leader(partition.error(), partition.leader()),
-        replicas: partition.replicas().len(),
-    });
-    Ok(partitions.collect())
-}
-
-/// What keeps a partition from taking messages.
-fn hindered(topic: Name, partitions: &[Partition], required: usize) -> Option<String> {
-    partitions.iter().find_map(|partition| match partition {
-        Partition { id, has_leader: false, .. } => {
-            Some(format!("partition {id} of {topic} has no leader"))
-        }
-        Partition { id, in_sync, .. } if *in_sync < required => Some(format!(
-            "too few replicas are in sync: partition {id} of {topic} has {in_sync}, and {required} \
-             are required (min.insync.replicas)"
-        )),
-        _ => None,
-    })
-}
-
 /// A number of partitions as the protocol has it.
 fn count(partitions: u32, operation: &'static str, topic: Name) -> Result<i32> {
     i32::try_from(partitions).ok().filter(|count| *count > 0).ok_or_else(|| {
@@ -395,21 +352,4 @@ fn changed(
 
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_partition_without_leader_or_with_too_few_replicas_in_sync_takes_nothing() {
-        let topic = Name::new("orders");
-        let with = |id, has_leader, in_sync| Partition { id, has_leader, replicas: 3, in_sync };
-        let told = |second, required| hindered(topic, &[with(0, true, 3), second], required);
-        assert_eq!(told(with(1, true, 2), 2), None);
-        let few = told(with(1, true, 1), 2).unwrap();
-        assert!(few.contains("partition 1 of orders has 1, and 2 are required"), "{few}");
-        let none = told(with(1, false, 1), 1).unwrap();
-        assert_eq!(none, "partition 1 of orders has no leader");
-    }
 }
