@@ -232,6 +232,10 @@ impl Report {
         Self { kind: error.kind(), class: error.class(), text: error.message().to_owned() }
     }
 
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
     pub(crate) fn error(&self, operation: &'static str) -> Error {
         Error::new(self.kind, operation, self.text.clone()).with_class(self.class)
     }

@@ -77,7 +77,16 @@ impl Task {
         if self.kip_848 && !self.member.has_joined() {
             self.finish_joining().await;
         }
-        let left = leave(self.consumer, &self.member).await;
+        let left = match leave(self.consumer, &self.member).await {
+            // Of what is not there any more nothing can come back.
+            Err(report)
+                if report.kind() == ErrorKind::UnknownTopic
+                    && gone(&self.topics, &self.member).await.is_some() =>
+            {
+                Ok(())
+            }
+            left => left,
+        };
         ending.0.end(finished.map_err(|error| unsure(&error)).and(left));
     }
 
@@ -289,13 +298,8 @@ impl Task {
     fn look_after_topics(&self) {
         let (member, topics) = (self.member.clone(), self.topics.clone());
         tokio::spawn(async move {
-            for topic in member.topics.clone() {
-                let Some(topics) = topics.upgrade() else { return };
-                if let Err(error) = topics.partition_count(topic, "consume").await
-                    && error.kind() == ErrorKind::UnknownTopic
-                {
-                    member.fail(error.with("group", member.group));
-                }
+            if let Some(error) = gone(&topics, &member).await {
+                member.fail(error.with("group", member.group));
             }
         });
     }
@@ -345,6 +349,18 @@ impl Task {
             self.member.link.note(format!("{what}: {error}"));
         }
     }
+}
+
+/// The error of a member's first topic that was deleted.
+async fn gone(topics: &Weak<Topics>, member: &Member) -> Option<Error> {
+    for topic in &member.topics {
+        if let Err(error) = topics.upgrade()?.partition_count(*topic, "consume").await
+            && error.kind() == ErrorKind::UnknownTopic
+        {
+            return Some(error);
+        }
+    }
+    None
 }
 
 /// Waits until something is to be done about transactions.

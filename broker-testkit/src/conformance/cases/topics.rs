@@ -28,6 +28,7 @@ cases! { "topics";
     a_deleted_topic_is_gone,
     a_topic_created_again_is_new,
     deleting_a_topic_ends_its_consumers_with_an_error,
+    leaving_a_topic_while_it_is_deleted_is_no_error,
     a_compacted_topic_refuses_a_message_without_a_key [Compaction],
 }
 
@@ -274,6 +275,34 @@ async fn deleting_a_topic_ends_its_consumers_with_an_error(bench: &Bench) -> Ver
     ensure!(error.is_permanent(), "that is permanent: {error:?}");
     ensure!(error.kind() == ErrorKind::UnknownTopic, "{error}");
     Ok(())
+}
+
+async fn leaving_a_topic_while_it_is_deleted_is_no_error(bench: &Bench) -> Verdict {
+    let (broker, other) = (bench.broker().await?, bench.connect().await?);
+    for round in 0..12 {
+        let topic = bench.topic(&format!("deleted-{round}"), 2).await?;
+        let group = bench.declared(topic, "group").await?;
+        let mut inbox = bench.join_at(&other, topic, group, 10).await?;
+        bench.publish(topic, 0, ["a"]).await?;
+        ensure_eq!(inbox.handle(1).await?, ["a"], "before it was deleted");
+        // At the same time, and after; and nobody waits for the end of the last one.
+        match round % 4 {
+            0 => {
+                let (left, deleted) = tokio::join!(inbox.close(), broker.delete_topic(topic));
+                left.and(Ok(deleted?))?;
+            }
+            1 | 2 => {
+                broker.delete_topic(topic).await?;
+                inbox.close().await?;
+            }
+            _ => {
+                drop(inbox);
+                broker.delete_topic(topic).await?;
+            }
+        }
+    }
+    // Nothing of it can come back, so whatever was settled last is settled.
+    Ok(bench.within("closing", other.close()).await??)
 }
 
 async fn a_compacted_topic_refuses_a_message_without_a_key(bench: &Bench) -> Verdict {
