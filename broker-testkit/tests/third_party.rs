@@ -147,26 +147,28 @@ impl State {
         let member = &self.members[&id];
         let (held, subscribe) = (member.held.len(), member.subscribe.clone());
         let room = max.min(subscribe.prefetch - held);
-        for name in subscribe.topics {
-            let topic = self.topic(name, "consume")?;
-            for (partition, queue) in
-                topic.groups.entry(subscribe.group.name).or_default().iter_mut().enumerate()
-            {
-                while out.len() < room && queue.holder.is_none_or(|holder| holder == id) {
-                    let Some((offset, (message, redeliveries))) = queue.waiting.pop_first() else {
-                        break;
+        // One of each queue in turn, so that a long one does not keep the others waiting.
+        loop {
+            let before = out.len();
+            for name in &subscribe.topics {
+                let topic = self.topic(*name, "consume")?;
+                let queues = topic.groups.entry(subscribe.group.name).or_default();
+                for (partition, queue) in (0..).zip(queues) {
+                    if out.len() == room || queue.holder.is_some_and(|holder| holder != id) {
+                        continue;
+                    }
+                    let Some((offset, (message, times))) = queue.waiting.pop_first() else {
+                        continue;
                     };
                     queue.holder = Some(id);
-                    let partition = partition as u32;
-                    let received = Received {
-                        message,
-                        topic: name,
-                        partition,
-                        offset: Some(offset),
-                        redeliveries: Some(redeliveries),
-                    };
+                    let (topic, redeliveries) = (*name, Some(times));
+                    let received =
+                        Received { message, topic, partition, offset: Some(offset), redeliveries };
                     out.push((received, offset));
                 }
+            }
+            if out.len() == before {
+                break;
             }
         }
         Ok(out)

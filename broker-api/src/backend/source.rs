@@ -17,7 +17,8 @@ pub trait Source: Send {
     ///
     /// Behaviour: cancel-safe, a delivery is either returned or still in the source. Of a group's
     /// deliveries no more than [`Subscribe::prefetch`] are handed out and unsettled at any time.
-    /// A source that is not asked for long stays a member of its group.
+    /// A source that is not asked for long stays a member of its group. Partitions take turns: one
+    /// with much to do does not keep the others waiting.
     ///
     /// # Errors
     /// Only what the backend cannot mend by itself. After an error nothing more comes, and what
