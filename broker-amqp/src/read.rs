@@ -11,7 +11,7 @@ use crate::backend::Core;
 use crate::error;
 use crate::names;
 use crate::properties::{self, Mark};
-use crate::stream::{Begin, Place, Stream, put_mark};
+use crate::stream::{Begin, Place, Stream, is_there, put_mark};
 use crate::topology::without_stream;
 
 const OPERATION: &str = "read";
@@ -46,6 +46,10 @@ impl Reading {
             return Err(error.with("topic", topic.name));
         }
         let queue = names::stream(topic.name);
+        if !is_there(&core.consume, &queue, OPERATION).await? {
+            // Whoever creates the topic has said so, and is not done yet.
+            core.topology.restore(topic.name, OPERATION).await?;
+        }
         let place = Place::before(read.start);
         let prefetch = core.config.read_prefetch;
         let mut stream = Stream::new(core.consume.clone(), queue.clone(), prefetch, place);

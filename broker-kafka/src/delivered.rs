@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use broker_api::{Receipt, Result};
+use broker_api::{Error, ErrorKind, Receipt, Result};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -36,7 +36,9 @@ impl Deliveries {
     fn answer(&self, publisher: &Arc<Publisher>, delivery: &DeliveryResult<'_>, flight: Flight) {
         let Flight { confirm: Some(confirm), topic, deadline } = flight else { return };
         let (failure, message) = match delivery {
-            Ok(message) => return confirm.done(receipt(message)),
+            Ok(message) => {
+                return confirm.done(receipt(message).map_err(|e| e.with("topic", topic)));
+            }
             Err(failed) => failed,
         };
         let code = error::code(failure).unwrap_or(Code::Unknown);
@@ -62,11 +64,19 @@ impl Deliveries {
     }
 }
 
-fn receipt(message: &BorrowedMessage<'_>) -> Result<Receipt> {
-    Ok(Receipt {
-        partition: u32::try_from(message.partition()).unwrap_or_default(),
-        offset: u64::try_from(message.offset()).ok(),
-    })
+/// What the broker said to a message.
+///
+/// librdkafka also takes one for stored that was refused or not answered, if the broker takes a
+/// later one of the same partition, for an idempotent producer's messages are stored in their
+/// order. But a broker that has nothing of this producer yet takes any as the first (KAFKA-15591).
+/// Only who was told an offset knows that the message is stored.
+pub(crate) fn receipt(message: &BorrowedMessage<'_>) -> Result<Receipt> {
+    let Ok(offset) = u64::try_from(message.offset()) else {
+        let text = "the broker took later messages and did not answer for this one: it may be lost";
+        return Err(Error::new(ErrorKind::Unavailable, "publish", text).indeterminate());
+    };
+    let partition = u32::try_from(message.partition()).unwrap_or_default();
+    Ok(Receipt { partition, offset: Some(offset) })
 }
 
 impl ProducerContext for Deliveries {

@@ -14,11 +14,6 @@ impl<T: Send + 'static> Elsewhere<T> {
         Self(Some(client))
     }
 
-    /// The client, for who drops it where it may wait.
-    pub(crate) fn into_inner(mut self) -> Option<T> {
-        self.0.take()
-    }
-
     /// Drops it and waits until its threads are gone.
     pub(crate) async fn gone(mut self) {
         if let Some(client) = self.0.take() {

@@ -1,25 +1,32 @@
 //! The end of a membership.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broker_api::{Error, ErrorKind};
+use futures_util::StreamExt as _;
 use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::elsewhere::elsewhere;
 use crate::error::{self, Report};
 use crate::member::Member;
+use crate::native;
 use crate::offsets::list;
 use crate::ownership::Ownership;
 use crate::poll::{Consumer, STORE};
+use crate::rebalance::answer;
 
 /// How long leaving the group may take, beside the time that others have for giving partitions up:
 /// a member that is joining again gets no answer to its commit before they have.
 const LEAVE: Duration = Duration::from_secs(15);
+
+/// How long a member that is to leave waits for the broker's answer to its joining.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// How long the last commit is tried while the group is rebalancing.
 const COMMIT: Duration = Duration::from_secs(10);
@@ -61,10 +68,15 @@ fn commit(consumer: &Consumer) -> Result<(), KafkaError> {
 }
 
 /// Commits what is settled and leaves the group.
-pub(crate) async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<(), Report> {
-    let owned = member.owned();
-    let leaving = elsewhere({
-        let member = member.clone();
+pub(crate) async fn leave(
+    consumer: Consumer,
+    member: &Arc<Member>,
+    kip_848: bool,
+) -> Result<(), Report> {
+    finish_joining(&consumer, member, kip_848).await;
+    let deadline = Instant::now() + LEAVE + member.revoke_timeout;
+    let committing = elsewhere({
+        let (member, owned) = (member.clone(), member.owned());
         move || {
             let committed = match member.pending {
                 None => {
@@ -77,26 +89,68 @@ pub(crate) async fn leave(consumer: Consumer, member: &Arc<Member>) -> Result<()
             };
             owned.iter().for_each(|ownership| ownership.end());
             member.closing.store(true, Ordering::Release);
-            if owned.is_empty() {
-                // By closing alone, librdkafka leaves a group of the classic protocol without
-                // telling the broker if the member has no partitions. The others would then wait
-                // for it at their next rebalance until its session is over.
-                consumer.unsubscribe();
+            if let Some(revocation) = member.cut_short()
+                && let Err(error) = answer(&*consumer, &revocation)
+            {
+                tracing::warn!(%error, group = %member.group, "giving partitions up at last");
             }
-            drop(consumer.into_inner());
-            committed
+            (consumer, committed)
         }
     });
     let failed = |error: Error| Err(unsure(&error));
-    match timeout(LEAVE + member.revoke_timeout, leaving).await {
-        Ok(Some(Ok(()))) => Ok(()),
-        Ok(Some(Err(error))) => failed(error::error(error, "close")),
+    match timeout_at(deadline, committing).await {
+        Ok(Some((consumer, Ok(())))) => {
+            if timeout_at(deadline, quit(consumer, kip_848)).await.is_err() {
+                tracing::warn!(group = %member.group, "the group was not left in time");
+            }
+            Ok(())
+        }
+        // Dropped here, elsewhere.
+        Ok(Some((_, Err(error)))) => failed(error::error(error, "close")),
         Ok(None) => failed(Error::new(ErrorKind::Other, "close", "no thread can be had for it")),
         Err(_) => {
             let text = "the broker did not take the group's position within the time limit";
             failed(Error::new(ErrorKind::Timeout, "close", text))
         }
     }
+}
+
+/// Goes on until the broker has answered that this is a member. A member that leaves before that
+/// does not tell the broker, which then keeps its place, and with it lets the others wait at their
+/// next rebalance, until its session is over: with the classic protocol for a name that it gave and
+/// that nobody uses, with that of KIP-848 for the partitions.
+async fn finish_joining(consumer: &Consumer, member: &Member, kip_848: bool) {
+    let start = Instant::now();
+    let mut stream = pin!(consumer.stream());
+    while !member.has_joined() {
+        let now = native::membership(consumer.client());
+        // Who has a name waits for the others, as they give partitions up.
+        let patience = match !kip_848 && now.is_named {
+            true => ANSWER + member.revoke_timeout,
+            false => ANSWER,
+        };
+        if kip_848 && now.has_epoch || start.elapsed() > patience {
+            return;
+        }
+        // What comes is nobody's: nothing of it is settled, so the next member gets it.
+        drop(timeout(STORE, stream.next()).await);
+    }
+}
+
+/// Leaves the group, and gives the client up.
+///
+/// Only giving it up is not enough with the classic protocol: while the group shares its partitions
+/// out anew, librdkafka leaves without a word if it has none. Told to leave it does so afterwards,
+/// and has no name any more.
+async fn quit(consumer: Consumer, kip_848: bool) {
+    consumer.unsubscribe();
+    if !kip_848 {
+        let mut stream = pin!(consumer.stream());
+        while native::membership(consumer.client()).is_named {
+            drop(timeout(STORE, stream.next()).await);
+        }
+    }
+    consumer.gone().await;
 }
 
 /// That nobody knows whether what was settled last was committed.

@@ -237,6 +237,11 @@ impl Member {
         Some(revocation)
     }
 
+    /// What is being given up, drained or not: nobody waits any more.
+    pub(crate) fn cut_short(&self) -> Option<Revocation> {
+        self.lock().revocation.take()
+    }
+
     /// When what is being given up has to be, at the latest.
     pub(crate) fn revocation_deadline(&self) -> Option<Instant> {
         self.lock().revocation.as_ref().map(|revocation| revocation.deadline)

@@ -2,18 +2,21 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::time::Duration;
 use std::{ptr, slice};
 
-use rdkafka::ClientContext;
 use rdkafka::bindings::{
     rd_kafka_brokers_add, rd_kafka_conf, rd_kafka_conf_get, rd_kafka_conf_res_t,
     rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
-    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_header_get_all,
-    rd_kafka_message_headers, rd_kafka_message_status, rd_kafka_msg_status_t,
+    rd_kafka_consumer_group_metadata_generation_id, rd_kafka_consumer_group_metadata_member_id,
+    rd_kafka_header_get_all, rd_kafka_message_headers, rd_kafka_message_status,
+    rd_kafka_msg_status_t, rd_kafka_offsets_for_times,
 };
 use rdkafka::client::Client;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
 
 /// Whether a message that was not confirmed is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,19 +37,48 @@ pub(crate) fn stored(message: &BorrowedMessage<'_>) -> Stored {
     }
 }
 
-/// Whether the group's coordinator has given this client an epoch (KIP-848): it is a member then,
-/// also without partitions, of which librdkafka tells nothing.
-pub(crate) fn has_epoch<C: ClientContext>(client: &Client<C>) -> bool {
-    // SAFETY: the client is live, and what it answers is released once, after it was read.
+/// What a client is in its group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Membership {
+    /// Whether it has a name there. With the classic protocol the coordinator gives it, and expects
+    /// who has it to join or to leave; with that of KIP-848 the client does itself.
+    pub(crate) is_named: bool,
+    /// Whether it is in a generation of the classic protocol, or in an epoch of KIP-848.
+    pub(crate) has_epoch: bool,
+}
+
+/// What the client is in its group, also without partitions, of which librdkafka tells nothing.
+pub(crate) fn membership<C: ClientContext>(client: &Client<C>) -> Membership {
+    // SAFETY: the client is live, and what it answers is released once, after it was read; the
+    // name, which belongs to it, ends with a zero.
     unsafe {
         let metadata = rd_kafka_consumer_group_metadata(client.native_ptr());
         if metadata.is_null() {
-            return false;
+            return Membership::default();
         }
-        let epoch = rd_kafka_consumer_group_metadata_generation_id(metadata);
+        let name = rd_kafka_consumer_group_metadata_member_id(metadata);
+        let is_named = !name.is_null() && !CStr::from_ptr(name).is_empty();
+        let has_epoch = rd_kafka_consumer_group_metadata_generation_id(metadata) > 0;
         rd_kafka_consumer_group_metadata_destroy(metadata);
-        epoch > 0
+        Membership { is_named, has_epoch }
     }
+}
+
+/// Asks the leaders of these partitions where they end, with any client: a leader that does not
+/// know yet that it is one says so. Blocks.
+pub(crate) fn ask_leaders<C: ClientContext>(
+    client: &Client<C>,
+    partitions: &TopicPartitionList,
+    timeout: Duration,
+) -> KafkaResult<()> {
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: client and list are live, and nobody else has the list.
+    let answer =
+        unsafe { rd_kafka_offsets_for_times(client.native_ptr(), partitions.ptr(), timeout) };
+    if answer != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Err(KafkaError::MetadataFetch(answer.into()));
+    }
+    partitions.elements().iter().try_for_each(|partition| partition.error())
 }
 
 /// Tells the client anew where it finds its first brokers.

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use broker_api::Name;
+use rdkafka::Offset;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::delivered::Producer;
+use crate::native;
+use crate::offsets::list;
 
-/// How long one request for metadata may take.
-const METADATA: Duration = Duration::from_secs(2);
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(2);
 
 /// A partition of a topic, as metadata tells.
+#[derive(Debug, Clone)]
 pub(crate) struct Partition {
     pub(crate) id: i32,
     pub(crate) has_leader: bool,
@@ -22,7 +26,7 @@ pub(crate) struct Partition {
 
 /// Asks a node for the partitions of a topic. Blocks.
 pub(crate) fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>, KafkaError> {
-    let metadata = producer.client().fetch_metadata(Some(name.as_str()), METADATA)?;
+    let metadata = producer.client().fetch_metadata(Some(name.as_str()), REQUEST)?;
     let topic = metadata.topics().iter().find(|topic| topic.name() == name.as_str());
     let topic = topic.ok_or(KafkaError::MetadataFetch(Code::UnknownTopicOrPartition))?;
     if let Some(error) = topic.error() {
@@ -36,6 +40,21 @@ pub(crate) fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>
         replicas: partition.replicas().len(),
     });
     Ok(partitions.collect())
+}
+
+/// Asks the leaders of a topic whether they serve its partitions, those that have none left out.
+/// Blocks.
+pub(crate) fn are_served(
+    producer: &Producer,
+    topic: Name,
+    partitions: &[Partition],
+) -> Result<(), KafkaError> {
+    let led = partitions.iter().filter(|partition| partition.has_leader);
+    let led = list(led.map(|partition| (topic, partition.id, Offset::End)))?;
+    match led.count() {
+        0 => Ok(()),
+        _ => native::ask_leaders(producer.client(), &led, REQUEST),
+    }
 }
 
 /// What keeps a partition from taking messages.

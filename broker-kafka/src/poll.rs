@@ -12,7 +12,7 @@ use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::yield_now;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
 
 use crate::elsewhere::Elsewhere;
 use crate::error::{self, Report};
@@ -20,7 +20,7 @@ use crate::leave::{leave, store, unsure};
 use crate::member::{Member, Revocation, no_such_protocol};
 use crate::native;
 use crate::ownership::Ownership;
-use crate::rebalance::{Rebalance, begin_again, give_up, invalid};
+use crate::rebalance::{Rebalance, answer, begin_again, invalid};
 use crate::record;
 use crate::route::Route;
 use crate::topics::Topics;
@@ -45,9 +45,6 @@ const BATCH: usize = 1_024;
 /// How long a broker may leave a member of KIP-848 without an answer: one that does not know the
 /// protocol never says so.
 const JOIN: Duration = Duration::from_secs(30);
-
-/// How long a member of KIP-848 that is to leave waits for the answer that it has joined.
-const FINISH_JOINING: Duration = Duration::from_secs(3);
 
 /// How often a member of KIP-848 looks whether its topics are there: it is not told.
 const LOOK: Duration = Duration::from_secs(10);
@@ -74,10 +71,7 @@ impl Task {
             Some(transactions) => transactions.finish(&self.consumer).await,
             None => Ok(()),
         };
-        if self.kip_848 && !self.member.has_joined() {
-            self.finish_joining().await;
-        }
-        let left = match leave(self.consumer, &self.member).await {
+        let left = match leave(self.consumer, &self.member, self.kip_848).await {
             // Of what is not there any more nothing can come back.
             Err(report)
                 if report.kind() == ErrorKind::UnknownTopic
@@ -144,22 +138,10 @@ impl Task {
         }
     }
 
-    /// Goes on until the broker has answered that this is a member. Leaving before, librdkafka does
-    /// not tell the broker, which then keeps the member's partitions until its session is over.
-    async fn finish_joining(&self) {
-        let deadline = Instant::now() + FINISH_JOINING;
-        let mut stream = pin!(self.consumer.stream());
-        while !self.member.has_joined() && Instant::now() < deadline {
-            // What comes is nobody's: nothing of it is settled, so the next member gets it.
-            drop(timeout(STORE, stream.next()).await);
-            self.look_whether_joined();
-        }
-    }
-
     /// A member of KIP-848 that gets no partitions is not told that it has joined.
     fn look_whether_joined(&self) {
         let Self { consumer, member, kip_848, .. } = self;
-        if *kip_848 && !member.has_joined() && native::has_epoch(consumer.client()) {
+        if *kip_848 && !member.has_joined() && native::membership(consumer.client()).has_epoch {
             member.joined();
         }
     }
@@ -324,11 +306,7 @@ impl Task {
         if !self.consumer.assignment_lost() {
             self.store(&revocation.partitions);
         }
-        let partitions: Vec<_> =
-            revocation.partitions.iter().map(|o| (o.topic, o.partition)).collect();
-        let given_up = invalid(&partitions)
-            .and_then(|list| give_up(&*self.consumer, revocation.incremental.then_some(&list)));
-        self.warn("giving partitions up", given_up);
+        self.warn("giving partitions up", answer(&*self.consumer, revocation));
         revocation.partitions.iter().for_each(|ownership| ownership.end());
         if self.kip_848 {
             // A deleted topic shows only in that its partitions are taken away.

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error;
 use crate::link::{self, Statistics};
-use crate::member::Member;
+use crate::member::{Member, Revocation};
 use crate::offsets::list;
 
 /// The context of a member's client. librdkafka calls it on whoever polls: the member's task, and
@@ -127,7 +127,7 @@ impl ClientContext for Rebalance {
 }
 
 /// Gives partitions up, or all of them; what was stored of them is committed by that.
-pub(crate) fn give_up<C: ConsumerContext>(
+fn give_up<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     only: Option<&TopicPartitionList>,
 ) -> KafkaResult<()> {
@@ -135,6 +135,15 @@ pub(crate) fn give_up<C: ConsumerContext>(
         Some(partitions) => consumer.incremental_unassign(partitions),
         None => consumer.unassign(),
     }
+}
+
+/// The same for what the member's task was asked for.
+pub(crate) fn answer(
+    consumer: &impl Consumer<Rebalance>,
+    revocation: &Revocation,
+) -> KafkaResult<()> {
+    let partitions: Vec<_> = revocation.partitions.iter().map(|o| (o.topic, o.partition)).collect();
+    give_up(consumer, revocation.incremental.then_some(&invalid(&partitions)?))
 }
 
 /// Takes these partitions, which may be `all` that are assigned, out of the assignment and in

@@ -23,7 +23,7 @@ use crate::elsewhere::Elsewhere;
 use crate::error;
 use crate::link;
 use crate::native;
-use crate::partition::{Partition, hindered, metadata};
+use crate::partition::{Partition, are_served, hindered, metadata};
 use crate::topic::{Topic, settings};
 
 /// How long one question or change may take, waiting for leaders included.
@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the controller may take to say whether it knows a topic.
 const CONTROLLER: Duration = Duration::from_secs(5);
+
+/// How long leaders may take until they serve their partitions.
+const SERVED: Duration = Duration::from_secs(5);
 
 /// Between two looks at something that is about to happen: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -148,7 +151,11 @@ impl Topics {
         for name in names {
             let partitions = self.ask(*name, "publish").await;
             let unanswered = matches!(&partitions, Err(error) if error.is_transient());
-            let known = partitions.and_then(|known| known.ok_or_else(|| later(*name, "publish")));
+            let known = match partitions {
+                Ok(Some(partitions)) => Ok(self.served(*name, partitions).await),
+                Ok(None) => Err(later(*name, "publish")),
+                Err(error) => Err(error),
+            };
             found.push((*name, known));
             if unanswered {
                 break;
@@ -243,12 +250,34 @@ impl Topics {
                 && partitions.len() >= count as usize
                 && partitions.iter().all(|partition| partition.has_leader)
             {
+                self.served(name, partitions).await;
                 return Ok(());
             }
             if !patience.wait().await {
                 let text = "the change was made, but not every partition has a leader yet";
                 let error = Error::new(ErrorKind::Timeout, operation, text).indeterminate();
                 return Err(error.with("topic", name));
+            }
+        }
+    }
+
+    /// Waits until the leaders of these partitions serve them, though not for long: one that will
+    /// not is no reason to publish nothing to the others.
+    ///
+    /// A leader that has not learned that it is one refuses the first batch of an idempotent
+    /// producer. It may have learned it before the second one comes, which it takes, for it knows
+    /// nothing of a first; and that is lost then (KAFKA-15591).
+    async fn served(&self, name: Name, partitions: Vec<Partition>) -> Vec<Partition> {
+        let deadline = Instant::now() + SERVED;
+        let partitions = Arc::new(partitions);
+        loop {
+            let (producer, asked) = (self.producer.clone(), partitions.clone());
+            match spawn_blocking(move || are_served(&producer, name, &asked)).await {
+                Ok(Err(error)) if Instant::now() < deadline => {
+                    tracing::debug!(%error, topic = %name, "not all leaders serve their partitions");
+                    sleep(PAUSE).await;
+                }
+                _ => return Arc::unwrap_or_clone(partitions),
             }
         }
     }

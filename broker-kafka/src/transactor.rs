@@ -9,9 +9,10 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
+use crate::delivered::receipt;
 use crate::elsewhere::Elsewhere;
 use crate::error;
 use crate::link::{self, Link};
@@ -25,6 +26,9 @@ const CALL: Duration = Duration::from_secs(2);
 /// How long a transaction is tried in all. Longer than the broker keeps it open, so that what
 /// became of it is only left open where the broker is away.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// For a message that librdkafka takes for stored though the broker did not answer for it.
+const UNANSWERED: Code = Code::OutOfOrderSequenceNumber;
 
 /// Between two tries of what the broker cannot do now.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -127,6 +131,10 @@ impl Transactor {
         retried(deadline, stop, || {
             producer.send_offsets_to_transaction(&positions, work.group, CALL)
         })?;
+        retried(deadline, stop, || producer.flush(CALL))?;
+        if self.answers().iter().any(|(_, answer)| matches!(answer, Err(UNANSWERED))) {
+            return Err(KafkaError::MessageProduction(UNANSWERED));
+        }
         retried(deadline, stop, || producer.commit_transaction(CALL))
     }
 
@@ -219,10 +227,7 @@ impl ProducerContext for Answers {
 
     fn delivery(&self, delivery: &DeliveryResult<'_>, number: usize) {
         let answer = match delivery {
-            Ok(message) => Ok(Receipt {
-                partition: u32::try_from(message.partition()).unwrap_or_default(),
-                offset: u64::try_from(message.offset()).ok(),
-            }),
+            Ok(message) => receipt(message).map_err(|_| UNANSWERED),
             Err((failure, _)) => Err(error::code(failure).unwrap_or(Code::Unknown)),
         };
         self.receipts.lock().unwrap_or_else(PoisonError::into_inner).push((number, answer));

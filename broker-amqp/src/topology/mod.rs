@@ -246,15 +246,21 @@ impl Topology {
     }
 
     /// Makes what is missing of a topic on the broker, because its creation has stopped half-way or
-    /// somebody has deleted a part of it.
+    /// somebody has deleted a part of it. A creation that is under way is waited for.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownTopic`], or what the connection reports.
     pub(crate) async fn restore(&self, name: Name, operation: &'static str) -> Result<()> {
+        let _lock = self.locks.lock(&self.link, name, operation).await?;
         // So that nothing is made for a topic that was deleted.
         self.registry.sync(operation).await?;
         let topic = self.registry.topic(name);
         let topic = topic.ok_or_else(|| error::unknown_topic(operation, name))?;
+        let failed = |e| error::failed(operation, e).with("topic", name);
+        let channel = self.link.channel(operation).await?;
+        if declare::all_there(&channel, &topic).await.map_err(failed)? {
+            return Ok(());
+        }
         tracing::warn!(topic = %name, "something of the topic is missing, it is made again");
         let channel = self.link.channel(operation).await?;
         let made = async {
@@ -264,7 +270,7 @@ impl Topology {
             }
             Ok(())
         };
-        done(made.await, operation).map_err(|error| error.with("topic", name))
+        made.await.map_err(failed)
     }
 
     /// Says that the history of a partition is consumed, and deletes its queue.
