@@ -112,3 +112,62 @@ impl ClientContext for Deliveries {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use broker_api::{Confirm, Message, Name, Outgoing};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::KafkaConfig;
+    use crate::topic::Topic;
+
+    const TOPIC: Name = Name::new("new");
+    const LEADER: i32 = 1;
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The leader of a new partition that learns of it between two batches, which no real one can be
+    /// made to do: so it is librdkafka's pretended cluster, which takes any batch as the first, too.
+    #[test]
+    fn what_was_refused_is_not_confirmed_by_what_was_taken_after_it() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC.as_str(), 1, 1).unwrap();
+        let config = KafkaConfig::new(cluster.bootstrap_servers());
+        // Each message is a batch of its own, and they are all on their way before an answer comes.
+        let link = Arc::new(Link::new());
+        let lone = config.lone_producer();
+        let (publisher, producer) = Publisher::new(&lone, lone.clone(), link).unwrap();
+        producer.client().fetch_metadata(Some(TOPIC.as_str()), PATIENCE).unwrap();
+        publisher.looked_up(TOPIC, Ok(Topic::new(1, None, None)));
+        cluster.broker_round_trip_time(LEADER, Duration::from_millis(500)).unwrap();
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
+
+        let (told, outcomes) = mpsc::channel();
+        for n in 0..5 {
+            let told = told.clone();
+            publisher.publish(Outgoing {
+                topic: TOPIC,
+                partition: Some(0),
+                message: Message::new("x"),
+                deadline: Instant::now() + PATIENCE,
+                confirm: Confirm::from_fn(move |outcome| drop(told.send((n, outcome)))),
+            });
+        }
+        let mut outcomes: Vec<_> =
+            (0..5).map(|_| outcomes.recv_timeout(PATIENCE).unwrap()).collect();
+        outcomes.sort_by_key(|(n, _)| *n);
+        cluster.broker_round_trip_time(LEADER, Duration::ZERO).unwrap();
+        let (_, stored) = producer.client().fetch_watermarks(TOPIC.as_str(), 0, PATIENCE).unwrap();
+
+        let confirmed = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+        assert_eq!(i64::try_from(confirmed), Ok(stored), "{outcomes:?}");
+        let error = outcomes.remove(0).1.unwrap_err();
+        assert!(error.is_indeterminate() && confirmed == 4, "{error} {outcomes:?}");
+    }
+}

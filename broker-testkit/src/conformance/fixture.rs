@@ -15,7 +15,7 @@ type Hook = Box<dyn Fn() -> BoxFuture<Result<(), BoxError>> + Send + Sync>;
 type Publish = Box<dyn Fn(ForeignMessage) -> BoxFuture<Result<(), BoxError>> + Send + Sync>;
 
 /// How long a case waits for one thing to happen before it counts as never.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const NO_OUTAGE: &str = "the fixture does not say how to stop and start the broker";
 

@@ -1,8 +1,10 @@
 //! What a consumer group is.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use broker_api::{Broker, ErrorKind, GroupSpec, Message, Name, Order, Start, Subscribe};
+use tokio::time::sleep;
 
 use crate::conformance::bench::Bench;
 use crate::conformance::case::cases;
@@ -20,6 +22,7 @@ cases! { "groups";
     a_member_that_is_gone_hands_over,
     a_member_without_a_partition_takes_over,
     a_member_that_left_without_a_partition_keeps_nobody_waiting,
+    a_member_that_leaves_before_it_has_joined_keeps_nobody_waiting,
     a_second_group_changes_nothing_for_the_first,
     declaring_a_group_again_leaves_its_position,
     joining_a_group_with_another_start_leaves_its_position,
@@ -230,17 +233,49 @@ async fn a_member_that_left_without_a_partition_keeps_nobody_waiting(bench: &Ben
     for _ in 0..2 {
         let broker = bench.connect().await?;
         let idle = bench.join_at(&broker, topic, group, 10).await?;
-        let joined = || {
-            let health = broker.health();
-            if health.is_up() { Ok(()) } else { Err(format!("{health:?}")) }
-        };
-        bench.until("a member without a partition", joined).await?;
+        until_up(bench, &broker).await?;
         idle.close().await?;
     }
     busy.close().await?;
     bench.publish(topic, 0, ["b"]).await?;
     ensure_eq!(bench.join(topic, group).await?.handle(1).await?, ["b"], "after all had left");
     Ok(())
+}
+
+/// Joining takes longer than `subscribe`: whoever leaves in between has to be taken out all the same,
+/// or the group waits for it each time that its partitions are shared out anew.
+async fn a_member_that_leaves_before_it_has_joined_keeps_nobody_waiting(bench: &Bench) -> Verdict {
+    let topic = bench.topic("groups", 1).await?;
+    let group = bench.declared(topic, "group").await?;
+    let (first, second) = (bench.connect().await?, bench.connect().await?);
+    for millis in 0..10 {
+        let (dropped, closed) = tokio::try_join!(
+            bench.join_at(&first, topic, group, 10),
+            bench.join_at(&second, topic, group, 10)
+        )?;
+        // Not waited for anything: each time they are further with joining.
+        sleep(Duration::from_millis(millis)).await;
+        drop(dropped);
+        closed.close().await?;
+    }
+    let mut busy = bench.join_at(&first, topic, group, 10).await?;
+    bench.publish(topic, 0, ["a"]).await?;
+    ensure_eq!(busy.handle(1).await?, ["a"], "the first to stay");
+    let mut idle = bench.join_at(&second, topic, group, 10).await?;
+    until_up(bench, &second).await?;
+    busy.close().await?;
+    bench.publish(topic, 0, ["b"]).await?;
+    ensure_eq!(idle.handle(1).await?, ["b"], "the second to stay");
+    Ok(())
+}
+
+/// Waits until the members of a connection have joined.
+async fn until_up(bench: &Bench, broker: &Broker) -> Verdict {
+    let joined = || {
+        let health = broker.health();
+        if health.is_up() { Ok(()) } else { Err(format!("{health:?}")) }
+    };
+    bench.until("a member that has joined", joined).await
 }
 
 async fn a_second_group_changes_nothing_for_the_first(bench: &Bench) -> Verdict {
