@@ -12,6 +12,7 @@ mod cost;
 mod kafka;
 mod load;
 mod observed;
+mod once;
 mod ours;
 mod page;
 mod rabbitmq;
@@ -119,6 +120,9 @@ const ROWS: [(&str, Work, usize); 7] = [
 /// The row of memory that a slow consumer takes, which is of another kind.
 const BACKLOG: &str = "backlog";
 
+/// The row of Kafka that compares two ways of settling.
+const ONCE: &str = "exactly once";
+
 /// How many messages wait there.
 const WAITING: [usize; 3] = [10_000, 100_000, 1_000_000];
 
@@ -139,11 +143,13 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         chosen => chosen.to_vec(),
     };
     let asked = |name: &str| name.contains(&arguments.row);
-    if !asked(BACKLOG) && !ROWS.iter().any(|(name, ..)| asked(name)) {
+    if ![BACKLOG, ONCE].into_iter().any(asked) && !ROWS.iter().any(|(name, ..)| asked(name)) {
         let names = ROWS.map(|(name, ..)| name).join("; ");
-        return Err(
-            format!("no row has {:?} in its name: {names}; {BACKLOG}", arguments.row).into()
-        );
+        return Err(format!(
+            "no row has {:?} in its name: {names}; {BACKLOG}; {ONCE}",
+            arguments.row
+        )
+        .into());
     }
     let (mut topics, mut rows, mut text) = (0, Vec::new(), String::new());
     let mut topic = || {
@@ -183,8 +189,14 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
             }
             rows.push(row);
         }
-        let ours = contenders.first().filter(|_| asked(BACKLOG) && !arguments.json);
-        if let Some(ours) = ours.filter(|_| which != Which::Memory) {
+        let Some(ours) = contenders.first().filter(|_| !arguments.json) else { continue };
+        if asked(ONCE) && which == Which::Kafka {
+            let (messages, payload_bytes) = (arguments.messages_of(which, Work::Consume, 4), 256);
+            let load = Load { messages, payload_bytes, keys: arguments.keys };
+            let broker = connect(which, &address).await?;
+            tell(&mut text, once::measure(&broker, &**ours, load, rounds, &mut topic).await?);
+        }
+        if asked(BACKLOG) && which != Which::Memory {
             let sizes = if arguments.quick { &WAITING[..1] } else { &WAITING };
             tell(&mut text, backlog::measure(which, &address, &**ours, sizes, &mut topic).await?);
         }

@@ -37,7 +37,7 @@ impl Telemetry {
 impl Consuming {
     /// A message in the consumer's hands, counted until this is dropped.
     pub(crate) fn hold(&self) -> Option<Counted> {
-        cfg!(feature = "metrics").then(|| {
+        self.0.meters.are_heard().then(|| {
             self.0.meters.holds(1.0);
             Counted(self.clone())
         })
@@ -79,7 +79,7 @@ impl Consuming {
         let span = self.span(Some(context));
         let remote = Remote::of(context.message());
         remote.adopt(&span);
-        let started = Started::now();
+        let started = self.0.meters.call();
         let ended = within(&span, &remote, handling).await;
         self.ended(&span, started, ended.as_ref().err());
         ended
@@ -96,7 +96,7 @@ impl Consuming {
             span.record("messaging.batch.message_count", contexts.len() as i64);
             contexts.iter().for_each(|context| Remote::of(context.message()).link(&span));
         }
-        let started = Started::now();
+        let started = self.0.meters.call();
         let ended = within(&span, &Remote::none(), handling).await;
         self.ended(&span, started, ended.iter().find_map(|ended| ended.as_ref().err()));
         ended

@@ -1,12 +1,17 @@
 //! Metrics through the `metrics` facade. `unmetered.rs` has the same without the feature.
 //!
 //! What a message meets on its good way is a handle made once for its topic and group. Only a
-//! failure looks its metric up, by labels that are all static.
+//! failure looks its metric up, by labels that are all static. Where no recorder is installed,
+//! nothing is counted and no clock is read.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, with_recorder};
+use metrics::{
+    Counter, Gauge, Histogram, IntoF64, Key, KeyName, Label, Level, Metadata, with_recorder,
+};
 use tokio::time::Instant;
 
 use super::lag::LagWatch;
@@ -21,12 +26,14 @@ static METADATA: Metadata<'static> = Metadata::new("anybroker", Level::INFO, Som
 pub(crate) struct Telemetry {
     backend: Arc<dyn Backend>,
     topics: RwLock<HashMap<Name, PublisherMeters>>,
+    /// Set when it was found that nobody listens.
+    unheard: AtomicBool,
 }
 
 impl Telemetry {
     pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
         names::ALL.into_iter().for_each(describe);
-        Self { backend, topics: RwLock::default() }
+        Self { backend, topics: RwLock::default(), unheard: AtomicBool::new(false) }
     }
 
     pub(super) fn system(&self, topic: Name) -> &'static str {
@@ -34,6 +41,9 @@ impl Telemetry {
     }
 
     pub(super) fn publisher(&self, topic: Name) -> PublisherMeters {
+        if self.unheard.load(Ordering::Relaxed) {
+            return PublisherMeters(None);
+        }
         let known = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(meters) = known.get(&topic) {
             return meters.clone();
@@ -41,13 +51,16 @@ impl Telemetry {
         drop(known);
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let new = || PublisherMeters::new(Labels::new(self.system(topic), topic));
-        topics.entry(topic).or_insert_with(new).clone()
+        let meters = topics.entry(topic).or_insert_with(new).clone();
+        self.unheard.store(meters.0.is_none(), Ordering::Relaxed);
+        meters
     }
 
     pub(super) fn consumer(&self, topic: Name, group: Name) -> ConsumerMeters {
         let labels = Labels::new(self.system(topic), topic).with(names::GROUP, group.as_str());
-        let lag = LagWatch::begin(self.backend.clone(), topic, group, labels.gauge(&names::LAG));
-        ConsumerMeters::new(labels, lag)
+        ConsumerMeters::new(labels, |gauge| {
+            LagWatch::begin(self.backend.clone(), topic, group, gauge)
+        })
     }
 
     /// A count of what is received of these topics, by a group or in a reading.
@@ -113,9 +126,24 @@ impl Labels {
     }
 }
 
-/// The metrics of publishing to one topic. Cheap to clone.
+/// Whether what is told to this gauge is heard: there is a recorder. It is told that it changes by
+/// nothing, which is looked at only by who hears it.
+fn is_heard(gauge: &Gauge) -> bool {
+    struct Asked<'a>(&'a Cell<bool>);
+    impl IntoF64 for Asked<'_> {
+        fn into_f64(self) -> f64 {
+            self.0.set(true);
+            0.0
+        }
+    }
+    let heard = Cell::new(false);
+    gauge.increment(Asked(&heard));
+    heard.get()
+}
+
+/// The metrics of publishing to one topic, if anybody listens. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct PublisherMeters(Arc<Publisher>);
+pub(super) struct PublisherMeters(Option<Arc<Publisher>>);
 
 struct Publisher {
     sends: Labels,
@@ -127,33 +155,42 @@ struct Publisher {
 
 impl PublisherMeters {
     fn new(labels: Labels) -> Self {
+        let in_flight = labels.gauge(&names::PUBLISHING);
+        if !is_heard(&in_flight) {
+            return Self(None);
+        }
         let sends = labels.with(names::OPERATION, "send");
         let durations = sends.with(names::OPERATION_TYPE, "send");
-        Self(Arc::new(Publisher {
+        Self(Some(Arc::new(Publisher {
             sent: sends.counter(&names::SENT),
             duration: durations.histogram(&names::SEND_DURATION),
-            in_flight: labels.gauge(&names::PUBLISHING),
+            in_flight,
             sends,
             durations,
-        }))
+        })))
     }
 
     pub(super) fn handed_over(&self) {
-        self.0.in_flight.increment(1.0);
+        if let Some(meters) = &self.0 {
+            meters.in_flight.increment(1.0);
+        }
     }
 
     /// The broker answered what was handed over.
     pub(super) fn answered(&self, error: Option<&'static str>) {
-        self.0.in_flight.decrement(1.0);
+        let Some(meters) = &self.0 else { return };
+        meters.in_flight.decrement(1.0);
         match error {
-            None => self.0.sent.increment(1),
-            Some(error) => self.0.sends.failed(error).counter(&names::SENT).increment(1),
+            None => meters.sent.increment(1),
+            Some(error) => meters.sends.failed(error).counter(&names::SENT).increment(1),
         }
     }
 
     pub(super) fn ended(&self, started: Started, error: Option<&'static str>) {
-        let labels = &self.0.durations;
-        started.record(&self.0.duration, labels, &names::SEND_DURATION, error);
+        if let Some(meters) = &self.0 {
+            let labels = &meters.durations;
+            started.record(&meters.duration, labels, &names::SEND_DURATION, error);
+        }
     }
 }
 
@@ -163,23 +200,34 @@ pub(super) struct ConsumerMeters {
     calls: Labels,
     duration: Histogram,
     in_flight: Gauge,
-    _lag: LagWatch,
+    /// `None` where nobody listens.
+    lag: Option<LagWatch>,
 }
 
 impl ConsumerMeters {
-    fn new(labels: Labels, lag: LagWatch) -> Self {
+    fn new(labels: Labels, watch: impl FnOnce(Gauge) -> LagWatch) -> Self {
         let calls = labels.with(names::OPERATION, "process");
+        let in_flight = labels.gauge(&names::HELD);
         Self {
             duration: calls.histogram(&names::PROCESS_DURATION),
-            in_flight: labels.gauge(&names::HELD),
+            lag: is_heard(&in_flight).then(|| watch(labels.gauge(&names::LAG))),
+            in_flight,
             labels,
             calls,
-            _lag: lag,
         }
+    }
+
+    pub(super) fn are_heard(&self) -> bool {
+        self.lag.is_some()
     }
 
     pub(super) fn holds(&self, more: f64) {
         self.in_flight.increment(more);
+    }
+
+    /// A handler is called.
+    pub(super) fn call(&self) -> Started {
+        Started(self.are_heard().then(Instant::now))
     }
 
     pub(super) fn called(&self, started: Started, error: Option<&'static str>) {
@@ -203,17 +251,13 @@ impl ConsumerMeters {
     }
 }
 
-/// When something began whose duration is recorded.
+/// When something began, if its duration is recorded.
 #[derive(Clone, Copy)]
-pub(super) struct Started(Instant);
+pub(super) struct Started(Option<Instant>);
 
 impl Started {
-    pub(super) fn now() -> Self {
-        Self(Instant::now())
-    }
-
     pub(super) fn at(time: Instant) -> Self {
-        Self(time)
+        Self(Some(time))
     }
 
     /// Records how long it took, in `good` unless it failed.
@@ -224,7 +268,8 @@ impl Started {
         metric: &Metric,
         error: Option<&'static str>,
     ) {
-        let seconds = self.0.elapsed().as_secs_f64();
+        let Some(begin) = self.0 else { return };
+        let seconds = begin.elapsed().as_secs_f64();
         match error {
             None => good.record(seconds),
             Some(error) => labels.failed(error).histogram(metric).record(seconds),

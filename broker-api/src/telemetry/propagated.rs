@@ -10,6 +10,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::{
     FutureExt, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
 };
+use tracing::level_filters::LevelFilter;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -64,12 +65,19 @@ pub(super) fn inject(span: Option<&Span>, message: &mut Message) {
     if message.headers().get(TRACEPARENT).is_some() {
         return;
     }
-    let valid = |context: &Context| context.span().span_context().is_valid();
-    let context = span.map(Span::context).filter(valid);
-    let context = context.or_else(|| Some(Context::current()).filter(valid));
-    let context = context.or_else(|| Some(Span::current().context()).filter(valid));
+    let valid = |context: &Context| {
+        let span = context.span();
+        Some(span.span_context()).filter(|span| span.is_valid()).cloned()
+    };
+    let context = span.and_then(|span| valid(&span.context()));
+    let context = context.or_else(|| Context::map_current(valid));
+    let context = context.or_else(|| match LevelFilter::current() {
+        // Nobody listens to any span, so none is current; asking for one costs more than this.
+        LevelFilter::OFF => None,
+        _ => valid(&Span::current().context()),
+    });
     if let Some(context) = context {
-        write(context.span().span_context(), message);
+        write(&context, message);
     }
 }
 

@@ -1,0 +1,104 @@
+//! What `exactly_once` costs a consumer whose handler publishes.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use broker_api::{BoxError, Broker, Bytes, GroupSpec, Name, Topic, TopicSpec};
+use tokio::sync::oneshot;
+
+use crate::Which;
+use crate::contender::{Contender, Publishing};
+use crate::cost::Latencies;
+use crate::load::Load;
+
+/// Messages handled at a time: outputs of plain handlers are confirmed one by one, so only many at
+/// a time fill a batch.
+const HANDLERS: usize = 256;
+
+const PARTITIONS: u32 = 6;
+
+/// The table: a handler that publishes a message for each that it gets, in turn with and without.
+pub(crate) async fn measure(
+    broker: &Broker,
+    publisher: &dyn Contender,
+    load: Load,
+    rounds: usize,
+    mut topic: impl FnMut() -> String,
+) -> Result<String, BoxError> {
+    let input = topic();
+    let output: Topic<Bytes> = Topic::raw("output").named(Name::intern(&topic())?);
+    publisher.create(&input, PARTITIONS).await?;
+    broker.create_topic(&TopicSpec::new(output.name()).partitions(PARTITIONS)).await?;
+    publisher.publish(&input, load, Publishing::Pipelined, &mut Latencies::new()?).await?;
+    let input: Topic<Bytes> = Topic::raw("input").named(Name::intern(&input)?);
+    let (mut plain, mut once) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        for turn in 0..2 {
+            let exactly_once = (round + turn) % 2 == 1;
+            let group = Name::intern(&format!("once-{round}-{turn}"))?;
+            broker.declare_group(input.name(), &GroupSpec::new(group)).await?;
+            let rate = rate(broker, input, output, group, exactly_once, load.messages).await?;
+            if exactly_once { &mut once } else { &mut plain }.push(rate);
+        }
+    }
+    for topic in [input, output] {
+        broker.delete_topic(topic.name()).await?;
+    }
+    let [plain, once] = [median(plain), median(once)];
+    Ok(format!(
+        "\n### {:?}: a handler that publishes, plainly and exactly once\n\n\
+         {HANDLERS} at a time, {PARTITIONS} partitions.\n\n\
+         | | messages/s | ratio |\n|---|---:|---:|\n\
+         | plainly | {plain:.0} | 1.00 |\n| exactly once | {once:.0} | {:.2} |\n",
+        Which::Kafka,
+        once / plain,
+    ))
+}
+
+/// Messages a second, from the first that is handled until the last is settled.
+async fn rate(
+    broker: &Broker,
+    input: Topic<Bytes>,
+    output: Topic<Bytes>,
+    group: Name,
+    exactly_once: bool,
+    messages: usize,
+) -> Result<f64, BoxError> {
+    let (handled, begin) = (AtomicUsize::new(0), Mutex::new(None::<Instant>));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stop = Mutex::new(Some(stop));
+    let consumer = broker.consumer(input, group.as_str()).concurrency(HANDLERS);
+    let consumer = consumer.until(async { drop(stopped.await) });
+    let consumer = if exactly_once { consumer.exactly_once() } else { consumer };
+    let handle = consumer.run(|payload: Bytes, context| {
+        let (handled, begin, stop) = (&handled, &begin, &stop);
+        async move {
+            if handled.load(Ordering::Relaxed) == 0 {
+                lock(begin).get_or_insert_with(Instant::now);
+            }
+            context.publish(output, &payload).await?;
+            if handled.fetch_add(1, Ordering::Relaxed) + 1 == messages {
+                drop(lock(stop).take());
+            }
+            Ok(())
+        }
+    });
+    // Leaving commits what is settled, so this ends after the last transaction.
+    handle.await?;
+    let begin = lock(&begin).ok_or("nothing was handled")?;
+    match broker.lag(input.name(), group).await? {
+        // The marks of transactions are no messages of `input`, so all of it is settled.
+        0 => Ok(messages as f64 / begin.elapsed().as_secs_f64()),
+        lag => Err(format!("{lag} messages were not settled").into()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
+}
