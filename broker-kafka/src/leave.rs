@@ -28,7 +28,11 @@ const LEAVE: Duration = Duration::from_secs(15);
 /// How long a member that is to leave waits for the broker's answer to its joining.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// How long the last commit is tried while the group is rebalancing.
+/// How long one question to the group's coordinator may take.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How long the last commit is tried while the group is rebalancing, and how long a coordinator may
+/// take that is not ready.
 const COMMIT: Duration = Duration::from_secs(10);
 
 /// Tells librdkafka the positions that moved.
@@ -94,6 +98,9 @@ pub(crate) async fn leave(
             {
                 tracing::warn!(%error, group = %member.group, "giving partitions up at last");
             }
+            if committed.is_ok() {
+                await_coordinator(&consumer, &member);
+            }
             (consumer, committed)
         }
     });
@@ -112,6 +119,27 @@ pub(crate) async fn leave(
             let text = "the broker did not take the group's position within the time limit";
             failed(Error::new(ErrorKind::Timeout, "close", text))
         }
+    }
+}
+
+/// Waits until the group's coordinator answers, though not for long where there is none. Blocks.
+///
+/// One that was just started or elected refuses for a moment, and librdkafka tells it only once that
+/// a member leaves.
+fn await_coordinator(consumer: &Consumer, member: &Member) {
+    let start = Instant::now();
+    loop {
+        let any = list([(member.topics[0], 0, Offset::Invalid)]);
+        let told = any.and_then(|any| consumer.committed_offsets(any, ASK));
+        let patience = match told.as_ref().map_err(error::code) {
+            Err(Some(code)) if error::is_without_coordinator(code) => COMMIT,
+            Err(Some(Code::OperationTimedOut)) => ANSWER,
+            _ => return,
+        };
+        if start.elapsed() > patience {
+            return;
+        }
+        std::thread::sleep(STORE);
     }
 }
 
