@@ -144,3 +144,37 @@ async fn hostile_messages_are_survived_on_rabbitmq_4() {
 async fn hostile_messages_are_survived_on_rabbitmq_3() {
     survives(RabbitMqVersion::V3).await;
 }
+
+/// What waits is moved from topic to topic, each time through this crate, which takes nothing so large.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_to_be_moved_on_by_schedulers_becomes_a_dead_letter() {
+    let rabbitmq = RabbitMq::start(RabbitMqConfig::default()).await.unwrap();
+    let url = rabbitmq.amqp_url();
+    let broker = Broker::new(Amqp::connect(AmqpConfig::new(&url)).await.unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let scheduler = broker.scheduler().until(async { drop(stopped.await) });
+    let scheduler = tokio::spawn(scheduler.run());
+    let base = broker_api::Settings::default().scheduled;
+    let letters = Name::intern(&format!("{base}.scheduler.dlt")).unwrap();
+    let pause = Duration::from_millis(50);
+    let dead = async {
+        while broker.describe_topic(letters).await.is_err() {
+            tokio::time::sleep(pause).await;
+        }
+        let large = Raw { payload: vec![b'x'; 3 * 1024 * 1024], ..Raw::default() };
+        publish(&url, &format!("{base}.10s"), vec![large]).await;
+        loop {
+            let listed = broker.dead_letters(letters).list(&Filter::default()).await.unwrap();
+            if !listed.is_empty() {
+                break listed;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    };
+    let dead = tokio::time::timeout(PATIENCE, dead).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert!(dead[0].left_out.as_deref().unwrap().contains("payload"), "{:?}", dead[0]);
+    drop(stop);
+    scheduler.await.unwrap().unwrap();
+    broker.close().await.unwrap();
+}

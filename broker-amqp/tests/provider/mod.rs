@@ -30,8 +30,10 @@ async fn fixture(real: RealBroker) -> Result<Fixture, Unready> {
 /// test of their own.
 const PUBLISH: &str = r#"
 import sys, datetime, decimal, pika
-url, topic, partition, dress = sys.argv[1:]
+url, topic, partition, dress, *headers = sys.argv[1:]
 properties = pika.BasicProperties()
+if headers:
+    properties = pika.BasicProperties(headers=dict(zip(headers[::2], headers[1::2])))
 if dress == "Odd":
     properties = pika.BasicProperties(
         message_id="42", content_type="größe/ü", timestamp=1, delivery_mode=1, reply_to="nobody",
@@ -53,10 +55,12 @@ connection.close()
 async fn publish_with_pika(url: String, message: ForeignMessage) -> Result<(), BoxError> {
     tokio::task::spawn_blocking(move || {
         let dress = if message.dress == Dress::Odd { "Odd" } else { "Bare" };
+        let headers = if let Dress::Headers(headers) = message.dress { headers } else { &[] };
         // The interpreter of the system is the one that has pika.
         let mut python = Command::new("/usr/bin/python3")
             .args(["-c", PUBLISH, &url, message.topic.as_str()])
             .args([&message.partition.to_string(), dress])
+            .args(headers.iter().flat_map(|(name, value)| [name, value]))
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;

@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use super::clock;
 use super::ticket::{Ticket, since, stamp};
-use super::tiers::{GROUP, Tier, Tiers};
+use super::tiers::{GROUP, MOST, Tier, Tiers};
 use crate::backend::Subscribe;
 use crate::broker::Broker;
 use crate::consumer::Membership;
 use crate::dead_letter::headers::History;
+use crate::dead_letter::{is_within_limits, shortened};
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
@@ -178,7 +179,8 @@ impl<'a> Mover<'a> {
         let published = if !(self.tier.last && next.last) {
             // Also what is late goes by the last topic, behind what was to come before it.
             let message = stamp(waiting.delivery.message().clone());
-            self.publish(next.topic, None, message).await
+            let moved = self.publish(next.topic, None, message).await;
+            self.unless_hopeless(&waiting, moved).await
         } else if left.is_zero() {
             self.deliver(&waiting).await
         } else {
@@ -205,7 +207,13 @@ impl<'a> Mover<'a> {
         };
         self.tell_late(ticket);
         let message = Ticket::take_off(waiting.delivery.message().clone());
-        match self.publish(ticket.topic, ticket.partition, message).await {
+        let published = self.publish(ticket.topic, ticket.partition, message).await;
+        self.unless_hopeless(waiting, published).await
+    }
+
+    /// Puts the message among the dead letters where trying again will not help.
+    async fn unless_hopeless(&self, waiting: &Waiting, published: Result<()>) -> Result<()> {
+        match published {
             // A broker that is being closed says nothing about the message.
             Err(error) if error.is_permanent() && error.kind() != ErrorKind::Closed => {
                 self.give_up(waiting, &error).await
@@ -245,7 +253,19 @@ impl<'a> Mover<'a> {
             left_out: None,
             ..history
         };
-        self.publish(to, None, history.put(message)).await
+        let mut letter = history.put(message);
+        loop {
+            match self.publish(to, None, letter.clone()).await {
+                // Only somebody else can have put it here; what keeps to the rules has room there.
+                Err(error) if error.kind() == ErrorKind::TooLarge => {
+                    if is_within_limits(&received.message, Some(MOST)) {
+                        return Err(error);
+                    }
+                    letter = shortened(letter).ok_or(error)?;
+                }
+                published => return published,
+            }
+        }
     }
 
     /// Late means that no scheduler was running, or that they cannot keep up.

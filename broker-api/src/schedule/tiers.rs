@@ -30,6 +30,9 @@ const WAITS: [(&str, Duration); 6] = [
 /// the one that dead letters come back by.
 pub(super) const GROUP: Name = Name::new("scheduler");
 
+/// The largest message that waits: as large as any that can be published, and its ticket.
+pub(super) const MOST: usize = DEFAULT_MAX_MESSAGE_BYTES + MAX_HEADERS_BYTES;
+
 /// A topic that messages wait in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tier {
@@ -87,11 +90,10 @@ impl Tiers {
     /// Creates what is not there, the group included, so that nothing is ever unroutable.
     pub(super) async fn create(&self, broker: &Broker) -> Result<()> {
         let backend = &broker.inner.backend;
-        let most = DEFAULT_MAX_MESSAGE_BYTES + MAX_HEADERS_BYTES;
         let waiting = self.tiers.iter().map(|tier| (tier.topic, tier.group()));
         for (topic, group) in waiting.chain([(self.redriven, self.tiers[0].group())]) {
             // One partition, because only within one is the first message the next.
-            let spec = TopicSpec::new(topic).partitions(1).max_message_bytes(most);
+            let spec = TopicSpec::new(topic).partitions(1).max_message_bytes(MOST);
             match backend.create_topic(&spec).await {
                 Err(error) if error.kind() == ErrorKind::TopicExists => {}
                 created => created?,

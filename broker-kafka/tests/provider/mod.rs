@@ -59,6 +59,11 @@ async fn publish_with_kcat(brokers: String, message: ForeignMessage) -> Result<(
                 kcat.arg("-H").arg(OsStr::from_bytes(header));
             }
         }
+        if let Dress::Headers(headers) = message.dress {
+            for (name, value) in headers {
+                kcat.arg("-H").arg(format!("{name}={value}"));
+            }
+        }
         let output = kcat.arg(payload.path()).output()?;
         match output.status.success() {
             true => Ok(()),

@@ -141,6 +141,8 @@ pub enum Dress {
     /// Whatever is odd but allowed on this broker: a header of every type it has, null and empty
     /// ones, bytes that are not UTF-8, an id that is no UUID, names that repeat.
     Odd,
+    /// These headers, with values that are text.
+    Headers(&'static [(&'static str, &'static str)]),
 }
 
 /// Why the provider has no broker for a case. Any error becomes one by `?`, and fails the case.

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use super::super::bench::Bench;
 use super::super::case::cases;
 use super::super::fault::{Fault, Verdict, ensure, ensure_eq, ensure_kind};
+use super::super::fixture::Dress;
 use super::super::handling::{Seen, stopper};
 
 cases! { "request";
@@ -19,6 +20,7 @@ cases! { "request";
     a_question_that_nobody_answers_in_time_has_failed_and_a_late_answer_is_dropped,
     an_answer_to_a_message_that_wants_none_is_not_published,
     a_client_that_knows_the_headers_can_ask_and_answer,
+    a_question_that_a_stranger_forged_ends_as_a_dead_letter_and_the_next_is_answered,
 }
 
 /// How long an answer may take across an outage: longer than any broker takes to start.
@@ -278,4 +280,24 @@ pub(super) async fn a_request_survives_an_outage(bench: &Bench) -> Verdict {
     let (answered, asked) = tokio::join!(answering, asked);
     asked?;
     Ok(answered?)
+}
+
+async fn a_question_that_a_stranger_forged_ends_as_a_dead_letter_and_the_next_is_answered(
+    bench: &Bench,
+) -> Verdict {
+    let talk = Talk::new(bench).await?;
+    let broker = bench.broker().await?;
+    const FORGED: [&[(&str, &str)]; 2] = [
+        &[("reply-to", "somebody else's"), ("correlation-id", "x")],
+        &[("reply-to", ""), ("reply-to-partition", "4294967295")],
+    ];
+    for headers in FORGED {
+        bench.publish_foreign(talk.questions.name(), 0, b"21", Dress::Headers(headers)).await?;
+    }
+    let letters = Name::intern(&format!("{}.{}.dlt", talk.questions.name(), talk.group))?;
+    let asked = async {
+        talk.ask(&broker, 21).await?;
+        bench.dead_letters(&broker, letters, FORGED.len()).await.map(drop)
+    };
+    talk.doubling(&broker, asked).await
 }

@@ -8,6 +8,7 @@ use broker_api::{Broker, Bytes, Message, Name, Publish, Received, Settings, Topi
 use super::super::bench::Bench;
 use super::super::case::cases;
 use super::super::fault::{Fault, Verdict, ensure, ensure_eq, ensure_kind};
+use super::super::fixture::Dress;
 use super::super::handling::stopper;
 use super::super::inbox::{sorted, text, texts};
 
@@ -20,6 +21,7 @@ cases! { "schedule";
     nothing_can_be_put_off_before_a_scheduler_has_run,
     what_cannot_be_delivered_is_refused_when_it_is_put_off,
     a_message_whose_topic_is_gone_when_it_is_due_becomes_a_dead_letter,
+    a_ticket_that_a_stranger_wrote_is_followed_or_becomes_a_dead_letter,
 }
 
 const RAW: Topic<Bytes> = Topic::raw("raw");
@@ -305,6 +307,45 @@ async fn a_message_whose_topic_is_gone_when_it_is_due_becomes_a_dead_letter(
     let kinds: Vec<_> = letters.iter().map(|letter| letter.kind.as_deref()).collect();
     ensure_eq!(kinds, [Some("UnknownTopic")], "{letters:?}");
     ensure_eq!(text(&letters[0].message), "orphan", "the payload");
+    Ok(())
+}
+
+async fn a_ticket_that_a_stranger_wrote_is_followed_or_becomes_a_dead_letter(
+    bench: &Bench,
+) -> Verdict {
+    const TOPIC: &str = "x-broker-scheduled-topic";
+    const DUE: &str = "x-broker-scheduled-ms";
+    const NEVER: &str = "conformance-there-is-no-such-topic";
+    const FORGED: [&[(&str, &str)]; 6] = [
+        &[],
+        &[(TOPIC, "no name!"), (DUE, "0")],
+        &[(TOPIC, NEVER), (DUE, "soon")],
+        &[(TOPIC, NEVER), (DUE, "0"), ("x-broker-scheduled-partition", "-1")],
+        &[(TOPIC, NEVER), (DUE, "0"), ("x-broker-scheduled-since-ms", "18446744073709551615")],
+        &[(TOPIC, NEVER), (DUE, "0"), ("x-broker-attempts", "4294967295")],
+    ];
+    bench.require_replay().await?;
+    let schedule = Schedule::new(bench).await?;
+    let broker = schedule.connect().await?;
+    schedule.introduce(&broker).await?;
+    let base = schedule.settings.scheduled;
+    for (n, headers) in FORGED.into_iter().enumerate() {
+        let waiting = Name::intern(&format!("{base}.{}", ["now", "10s"][n % 2]))?;
+        let text = format!("forged {n}");
+        bench.publish_foreign(waiting, 0, text.as_bytes(), Dress::Headers(headers)).await?;
+    }
+    schedule.publish(&broker, "ours").deliver_after(LATER).await?;
+    let letters = schedule.dead_letters()?;
+    let come = async {
+        let came = texts_of(&schedule.take(&broker, 1).await?);
+        ensure_eq!(came, ["ours"], "what was put off by us");
+        bench.dead_letters(&broker, letters, FORGED.len()).await.map(drop)
+    };
+    schedule.run(&broker, come).await?;
+    let letters = broker.dead_letters(letters).list(&Filter::default()).await?;
+    let payloads: Vec<_> = letters.iter().map(|letter| text(&letter.message)).collect();
+    let wanted: Vec<_> = (0..FORGED.len()).map(|n| format!("forged {n}")).collect();
+    ensure_eq!(sorted(payloads), wanted, "{letters:?}");
     Ok(())
 }
 
