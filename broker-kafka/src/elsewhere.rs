@@ -31,7 +31,7 @@ pub(crate) async fn elsewhere<T: Send + 'static>(
     let (done, result) = oneshot::channel();
     // Whoever waited may have given up.
     let work = move || drop(done.send(work()));
-    thread::Builder::new().name("kafka-leave".into()).spawn(work).ok()?;
+    thread::Builder::new().name("kafka-elsewhere".into()).spawn(work).ok()?;
     result.await.ok()
 }
 

@@ -1,25 +1,19 @@
 //! Making a group exist: it has a position in each partition.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use broker_api::{Error, GroupSpec, Name, Result};
 use rdkafka::Offset;
 use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
 use crate::error;
-use crate::offsets::{PATIENCE, bounds, list, resolve};
-
-/// Between two tries while the group's coordinator is not ready, as it is on a new cluster.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::offsets::{PATIENCE, bounds, list, patiently, resolve};
 
 /// Commits the start position of a group that has none in this topic, so that the group gets what
 /// is published from now on. A group that has one, or has members, is left as it is.
 ///
 /// Partitions that are added later begin with their oldest message, whatever the start was:
 /// nothing in them is older than the group. `consumer` is of this group and has not subscribed.
-/// The topic is known to be there, so a node that does not know it is asked again. Blocks.
+/// The topic is known to be there. Blocks.
 pub(crate) fn declare<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     topic: Name,
@@ -27,18 +21,8 @@ pub(crate) fn declare<C: ConsumerContext>(
     group: &GroupSpec,
     operation: &'static str,
 ) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match try_declare(consumer, topic, partitions, group, operation) {
-            Err(error)
-                if (error.is_transient() || error::is_behind(&error))
-                    && Instant::now() < deadline =>
-            {
-                sleep(PAUSE);
-            }
-            done => return done.map_err(|e| e.with("group", group.name)),
-        }
-    }
+    patiently(|| try_declare(consumer, topic, partitions, group, operation))
+        .map_err(|error| error.with("group", group.name))
 }
 
 fn try_declare<C: ConsumerContext>(

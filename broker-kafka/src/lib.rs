@@ -38,6 +38,7 @@ mod native;
 mod offsets;
 mod ownership;
 mod partition;
+mod patience;
 mod poll;
 mod properties;
 mod publisher;

@@ -80,18 +80,13 @@ pub(crate) fn list(
     Ok(list)
 }
 
-/// Asks again while a leader is being elected, as for a topic that was just created, or a node does
-/// not know the topic yet, which its callers know to be there.
-fn ask<C: ConsumerContext>(
-    consumer: &impl Consumer<C>,
-    topic: Name,
-    partitions: &[i32],
-    what: Offset,
-    operation: &'static str,
-) -> Result<Vec<Offset>> {
+/// Asks again while a leader is being elected, as for a topic that was just created, while the group's
+/// coordinator is not ready, as on a new cluster, or while a node does not know the topic yet, which
+/// the callers know to be there.
+pub(crate) fn patiently<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match ask_once(consumer, topic, partitions, what, operation) {
+        match ask() {
             Err(error)
                 if (error.is_transient() || error::is_behind(&error))
                     && Instant::now() < deadline =>
@@ -101,6 +96,16 @@ fn ask<C: ConsumerContext>(
             told => return told,
         }
     }
+}
+
+fn ask<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    topic: Name,
+    partitions: &[i32],
+    what: Offset,
+    operation: &'static str,
+) -> Result<Vec<Offset>> {
+    patiently(|| ask_once(consumer, topic, partitions, what, operation))
 }
 
 fn ask_once<C: ConsumerContext>(

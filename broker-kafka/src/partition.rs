@@ -1,5 +1,6 @@
 //! What a node says of the partitions of a topic.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::Name;
@@ -7,13 +8,18 @@ use rdkafka::Offset;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaRespErr;
+use tokio::task::spawn_blocking;
 
 use crate::delivered::Producer;
 use crate::native;
 use crate::offsets::list;
+use crate::patience::Patience;
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(2);
+
+/// How long leaders may take until they serve their partitions.
+const SERVED: Duration = Duration::from_secs(5);
 
 /// A partition of a topic, as metadata tells.
 #[derive(Debug, Clone)]
@@ -42,9 +48,33 @@ pub(crate) fn metadata(producer: &Producer, name: Name) -> Result<Vec<Partition>
     Ok(partitions.collect())
 }
 
+/// Waits until the leaders of these partitions serve them, though not for long: one that will not is
+/// no reason to publish nothing to the others.
+///
+/// A leader that has not learned that it is one refuses the first batch of an idempotent producer. It
+/// may have learned it before the second one comes, which it takes, for it knows nothing of a first;
+/// and that is lost then (KAFKA-15591).
+pub(crate) async fn served(
+    producer: &Arc<Producer>,
+    topic: Name,
+    partitions: Vec<Partition>,
+) -> Vec<Partition> {
+    let mut patience = Patience::new(SERVED);
+    let partitions = Arc::new(partitions);
+    loop {
+        let (producer, asked) = (producer.clone(), partitions.clone());
+        match spawn_blocking(move || are_served(&producer, topic, &asked)).await {
+            Ok(Err(error)) if patience.wait().await => {
+                tracing::debug!(%error, %topic, "not all leaders serve their partitions");
+            }
+            _ => return Arc::unwrap_or_clone(partitions),
+        }
+    }
+}
+
 /// Asks the leaders of a topic whether they serve its partitions, those that have none left out.
 /// Blocks.
-pub(crate) fn are_served(
+fn are_served(
     producer: &Producer,
     topic: Name,
     partitions: &[Partition],

@@ -16,14 +16,14 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
 
 use crate::delivered::Producer;
 use crate::elsewhere::Elsewhere;
 use crate::error;
 use crate::link;
 use crate::native;
-use crate::partition::{Partition, are_served, hindered, metadata};
+use crate::partition::{Partition, hindered, metadata, served};
+use crate::patience::Patience;
 use crate::topic::{Topic, settings};
 
 /// How long one question or change may take, waiting for leaders included.
@@ -31,13 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the controller may take to say whether it knows a topic.
 const CONTROLLER: Duration = Duration::from_secs(5);
-
-/// How long leaders may take until they serve their partitions.
-const SERVED: Duration = Duration::from_secs(5);
-
-/// Between two looks at something that is about to happen: at first, and at most.
-const PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The topics of the cluster.
 pub(crate) struct Topics {
@@ -92,7 +85,7 @@ impl Topics {
         const OPERATION: &str = "delete_topic";
         let answers = self.told(self.admin.delete_topics(&[name.as_str()], &options()).await);
         changed(answers, OPERATION, name)?;
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE);
         loop {
             match self.ask(name, OPERATION).await {
                 Err(error) if error.kind() == ErrorKind::UnknownTopic => return Ok(()),
@@ -152,7 +145,7 @@ impl Topics {
             let partitions = self.ask(*name, "publish").await;
             let unanswered = matches!(&partitions, Err(error) if error.is_transient());
             let known = match partitions {
-                Ok(Some(partitions)) => Ok(self.served(*name, partitions).await),
+                Ok(Some(partitions)) => Ok(served(&self.producer, *name, partitions).await),
                 Ok(None) => Err(later(*name, "publish")),
                 Err(error) => Err(error),
             };
@@ -244,13 +237,13 @@ impl Topics {
     /// Waits until a topic has so many partitions and all have a leader: a message sent before
     /// that takes seconds.
     async fn wait_for(&self, name: Name, count: u32, operation: &'static str) -> Result<()> {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE);
         loop {
             if let Ok(Some(partitions)) = self.ask(name, operation).await
                 && partitions.len() >= count as usize
                 && partitions.iter().all(|partition| partition.has_leader)
             {
-                self.served(name, partitions).await;
+                served(&self.producer, name, partitions).await;
                 return Ok(());
             }
             if !patience.wait().await {
@@ -261,30 +254,9 @@ impl Topics {
         }
     }
 
-    /// Waits until the leaders of these partitions serve them, though not for long: one that will
-    /// not is no reason to publish nothing to the others.
-    ///
-    /// A leader that has not learned that it is one refuses the first batch of an idempotent
-    /// producer. It may have learned it before the second one comes, which it takes, for it knows
-    /// nothing of a first; and that is lost then (KAFKA-15591).
-    async fn served(&self, name: Name, partitions: Vec<Partition>) -> Vec<Partition> {
-        let deadline = Instant::now() + SERVED;
-        let partitions = Arc::new(partitions);
-        loop {
-            let (producer, asked) = (self.producer.clone(), partitions.clone());
-            match spawn_blocking(move || are_served(&producer, name, &asked)).await {
-                Ok(Err(error)) if Instant::now() < deadline => {
-                    tracing::debug!(%error, topic = %name, "not all leaders serve their partitions");
-                    sleep(PAUSE).await;
-                }
-                _ => return Arc::unwrap_or_clone(partitions),
-            }
-        }
-    }
-
     /// The partitions of a topic, once the node that is asked has learned of it.
     async fn partitions(&self, name: Name, operation: &'static str) -> Result<Vec<Partition>> {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE);
         loop {
             match self.ask(name, operation).await? {
                 Some(partitions) => return Ok(partitions),
@@ -323,28 +295,6 @@ impl Topics {
             Err(error) if error.is_transient() => Err(error),
             _ => Ok(false),
         }
-    }
-}
-
-/// Asking again and again, ever more seldom, until it has lasted too long.
-struct Patience {
-    deadline: Instant,
-    pause: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self { deadline: Instant::now() + PATIENCE, pause: PAUSE }
-    }
-
-    /// Waits before the next question; false if there is to be none.
-    async fn wait(&mut self) -> bool {
-        if Instant::now() + self.pause > self.deadline {
-            return false;
-        }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        true
     }
 }
 
