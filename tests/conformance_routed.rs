@@ -44,6 +44,9 @@ fn publish(
     foreign: ForeignMessage,
 ) -> oneshot::Receiver<Result<anybroker::Receipt>> {
     let mut message = Message::new(foreign.payload);
+    if let Dress::Headers(headers) = foreign.dress {
+        headers.iter().for_each(|(name, value)| message.headers_mut().append(*name, *value));
+    }
     if foreign.dress == Dress::Odd {
         let number = Foreign { text: "42".into(), encoded: vec![1].into() };
         message = message

@@ -26,6 +26,9 @@ async fn publish(
     foreign: ForeignMessage,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut message = Message::new(foreign.payload);
+    if let Dress::Headers(headers) = foreign.dress {
+        headers.iter().for_each(|(name, value)| message.headers_mut().append(*name, *value));
+    }
     if foreign.dress == Dress::Odd {
         let encoded = vec![1].into();
         let number = HeaderValue::Foreign(Box::new(Foreign { text: "42".into(), encoded }));
