@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use broker_api::{BoxError, Broker, Bytes, GroupSpec, Name, Topic, TopicSpec};
 use tokio::sync::oneshot;
@@ -18,6 +18,13 @@ const HANDLERS: usize = 256;
 
 const PARTITIONS: u32 = 6;
 
+/// How messages are settled: how many a transaction has at most, and how long it waits for them.
+const WAYS: [(&str, Option<(usize, Duration)>); 3] = [
+    ("plainly", None),
+    ("exactly once, as it is unless set", Some((1_000, Duration::from_millis(100)))),
+    ("exactly once, up to 10,000 in a transaction", Some((10_000, Duration::from_millis(100)))),
+];
+
 /// The table: a handler that publishes a message for each that it gets, in turn with and without.
 pub(crate) async fn measure(
     broker: &Broker,
@@ -32,28 +39,31 @@ pub(crate) async fn measure(
     broker.create_topic(&TopicSpec::new(output.name()).partitions(PARTITIONS)).await?;
     publisher.publish(&input, load, Publishing::Pipelined, &mut Latencies::new()?).await?;
     let input: Topic<Bytes> = Topic::raw("input").named(Name::intern(&input)?);
-    let (mut plain, mut once) = (Vec::new(), Vec::new());
+    let mut rates = [const { Vec::new() }; WAYS.len()];
     for round in 0..rounds {
-        for turn in 0..2 {
-            let exactly_once = (round + turn) % 2 == 1;
-            let group = Name::intern(&format!("once-{round}-{turn}"))?;
+        for turn in 0..WAYS.len() {
+            let way = (round + turn) % WAYS.len();
+            let group = Name::intern(&format!("once-{round}-{way}"))?;
             broker.declare_group(input.name(), &GroupSpec::new(group)).await?;
-            let rate = rate(broker, input, output, group, exactly_once, load.messages).await?;
-            if exactly_once { &mut once } else { &mut plain }.push(rate);
+            let transactions = WAYS[way].1;
+            let rate = rate(broker, input, output, group, transactions, load.messages).await?;
+            rates[way].push(rate);
         }
     }
     for topic in [input, output] {
         broker.delete_topic(topic.name()).await?;
     }
-    let [plain, once] = [median(plain), median(once)];
-    Ok(format!(
+    let mut table = format!(
         "\n### {:?}: a handler that publishes, plainly and exactly once\n\n\
          {HANDLERS} at a time, {PARTITIONS} partitions.\n\n\
-         | | messages/s | ratio |\n|---|---:|---:|\n\
-         | plainly | {plain:.0} | 1.00 |\n| exactly once | {once:.0} | {:.2} |\n",
+         | | messages/s | ratio |\n|---|---:|---:|\n",
         Which::Kafka,
-        once / plain,
-    ))
+    );
+    let rates = rates.map(median);
+    for ((way, _), rate) in WAYS.iter().zip(rates) {
+        table += &format!("| {way} | {rate:.0} | {:.2} |\n", rate / rates[0]);
+    }
+    Ok(table)
 }
 
 /// Messages a second, from the first that is handled until the last is settled.
@@ -62,7 +72,7 @@ async fn rate(
     input: Topic<Bytes>,
     output: Topic<Bytes>,
     group: Name,
-    exactly_once: bool,
+    transactions: Option<(usize, Duration)>,
     messages: usize,
 ) -> Result<f64, BoxError> {
     let (handled, begin) = (AtomicUsize::new(0), Mutex::new(None::<Instant>));
@@ -70,7 +80,10 @@ async fn rate(
     let stop = Mutex::new(Some(stop));
     let consumer = broker.consumer(input, group.as_str()).concurrency(HANDLERS);
     let consumer = consumer.until(async { drop(stopped.await) });
-    let consumer = if exactly_once { consumer.exactly_once() } else { consumer };
+    let consumer = match transactions {
+        Some((messages, wait)) => consumer.transactions(messages, wait),
+        None => consumer,
+    };
     let handle = consumer.run(|payload: Bytes, context| {
         let (handled, begin, stop) = (&handled, &begin, &stop);
         async move {
