@@ -174,7 +174,7 @@ impl Ownership {
         state.in_transaction = true;
         drop(state);
         if let Some(pending) = &self.member.pending {
-            pending.remove(done.len());
+            pending.remove(done.len(), done.values().map(|outputs| bytes(outputs)).sum());
         }
         let outputs = done.into_values().flatten().collect();
         Some(Done { ownership: self.clone(), position, outputs })
@@ -200,7 +200,7 @@ impl Ownership {
         state.handed_out = None;
         let done = std::mem::take(&mut state.done);
         if let Some(pending) = &self.member.pending {
-            pending.remove(done.len());
+            pending.remove(done.len(), done.values().map(|outputs| bytes(outputs)).sum());
         }
     }
 
@@ -231,6 +231,7 @@ impl Settle for Ownership {
             // Its outputs would be nobody's, so it stays unsettled.
             return tracing::error!(topic = %self.topic, offset, "no transaction settles it");
         };
+        let bytes = bytes(&outputs);
         let settled = {
             let mut state = self.lock();
             let settled = state.handed_out.as_mut().and_then(|out| out.settle(offset)).is_some();
@@ -239,7 +240,7 @@ impl Settle for Ownership {
             }
             settled
         };
-        if settled && pending.add() {
+        if settled && pending.add(bytes) {
             self.member.work.notify_one();
         }
         self.member.came_back(self, false);
@@ -267,6 +268,10 @@ impl Settle for Ownership {
             Err(begun) => begun & GONE == 0 && next < begun & !REVOKED,
         }
     }
+}
+
+fn bytes(outputs: &[Outgoing]) -> usize {
+    outputs.iter().map(|output| size(&output.message)).sum()
 }
 
 fn size(message: &Message) -> usize {

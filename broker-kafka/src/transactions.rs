@@ -30,37 +30,53 @@ const HURRY: Duration = Duration::from_secs(5);
 /// Before an aborted transaction is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The outputs of one transaction, in bytes, beyond which it waits for no more.
+const BYTES: usize = 16 * 1024 * 1024;
+
 /// How much is done and in no transaction yet.
 pub(crate) struct Pending {
     grouping: Grouping,
     count: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 impl Pending {
     pub(crate) fn new(grouping: Grouping) -> Self {
         let messages = grouping.messages.max(1);
-        Self { grouping: Grouping { messages, ..grouping }, count: AtomicUsize::new(0) }
+        let grouping = Grouping { messages, ..grouping };
+        Self { grouping, count: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
     }
 
-    /// One more is done. Whether the task that commits has to know.
-    pub(crate) fn add(&self) -> bool {
+    /// One more is done, with outputs of so many bytes. Whether the task that commits has to know.
+    pub(crate) fn add(&self, bytes: usize) -> bool {
         let before = self.count.fetch_add(1, Ordering::AcqRel);
-        before == 0 || before + 1 == self.grouping.messages
+        let had = self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        before == 0 || before + 1 == self.grouping.messages || (had < BYTES && had + bytes >= BYTES)
     }
 
     /// So many are in a transaction, or nobody's any more.
-    pub(crate) fn remove(&self, count: usize) {
+    pub(crate) fn remove(&self, count: usize, bytes: usize) {
         self.count.fetch_sub(count, Ordering::AcqRel);
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// Whether more may be handed out. What comes back is handed out in any case: the rest may be
     /// waiting for it.
     pub(crate) fn has_room(&self) -> bool {
-        self.count() < 2 * self.grouping.messages
+        self.count() < 2 * self.grouping.messages && self.bytes() < 2 * BYTES
+    }
+
+    /// Whether there is enough for a transaction.
+    fn is_full(&self) -> bool {
+        self.count() >= self.grouping.messages || self.bytes() >= BYTES
     }
 
     fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
     }
 }
 
@@ -119,7 +135,7 @@ impl Transactions {
             return;
         }
         let due = *self.due.get_or_insert_with(|| now + self.grouping.wait);
-        let full = pending.count() >= self.grouping.messages && self.again.is_empty();
+        let full = pending.is_full() && self.again.is_empty();
         if due <= now || full || self.member.revocation_deadline().is_some() {
             // Where nothing is in order yet it is looked again as if it had been done just now.
             self.due = Some(now + self.grouping.wait.max(PAUSE));

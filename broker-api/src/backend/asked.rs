@@ -83,16 +83,17 @@ impl Subscribe {
 /// When the transaction is committed that settles what a consumer has handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transactions {
-    /// As soon as so many messages are done, at least 1.
+    /// As soon as so many messages are done, at least 1; a backend may commit earlier where what they
+    /// publish is large.
     pub messages: usize,
     /// Or so long after the first of them.
     pub wait: Duration,
 }
 
 impl Default for Transactions {
-    /// A thousand messages, or 100 ms.
+    /// Ten thousand messages, or 100 ms.
     fn default() -> Self {
-        Self { messages: 1_000, wait: Duration::from_millis(100) }
+        Self { messages: 10_000, wait: Duration::from_millis(100) }
     }
 }
 

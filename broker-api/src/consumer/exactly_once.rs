@@ -15,8 +15,8 @@ impl<T: 'static> Consumer<T> {
     /// and in the order of the messages of each partition, whatever happens in between. Dead letters and
     /// delayed retries go the same way. Of an attempt that failed nothing is published.
     ///
-    /// Messages are put into one transaction until there are 1,000, or 100 ms have passed since
-    /// the first was done; see [`Consumer::transactions`]. So outputs are seen so much later. What
+    /// Messages are put into one transaction until there are 10,000, or outputs of 16 MiB, or 100 ms
+    /// have passed since the first was done; see [`Consumer::transactions`]. So outputs are seen so much later. What
     /// is done is published after everything before it in its partition: a message that is tried
     /// again in place holds back the outputs of all keys of its partition.
     ///
