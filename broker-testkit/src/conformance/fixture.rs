@@ -103,8 +103,9 @@ impl Fixture {
         self
     }
 
-    /// How long a case waits for one thing to happen; 30 s unless set. A backend that keeps the
-    /// contract never makes a case wait that long.
+    /// How long a case waits for one thing to happen, and half as long as one of an outage does, in
+    /// which the broker has to start; 30 s unless set. A backend that keeps the contract never makes
+    /// a case wait that long.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

@@ -115,7 +115,7 @@ fn execute(case: &Case, provide: &Provide) -> Outcome {
 }
 
 async fn attempt(case: &Case, provide: &Provide) -> Outcome {
-    let fixture = match caught("making the fixture", PROVIDE, provide()).await {
+    let mut fixture = match caught("making the fixture", PROVIDE, provide()).await {
         Ok(Ok(fixture)) => fixture,
         Ok(Err(Unready(Why::Absent(tried)))) => {
             return match std::env::var_os("BROKER_TESTKIT_REQUIRE").is_some_and(|v| v == "1") {
@@ -128,6 +128,10 @@ async fn attempt(case: &Case, provide: &Provide) -> Outcome {
         }
         Err(text) => return Outcome::Failed(text),
     };
+    if case.is_exclusive() {
+        // What is waited for there is mostly behind a start of the broker, which takes its time too.
+        fixture.patience *= 2;
+    }
     let limit = fixture.patience * WAITS_OF_A_CASE;
     let bench = Bench::new(fixture, case.needs);
     let verdict = match caught("the case", limit, (case.run)(&bench)).await {
