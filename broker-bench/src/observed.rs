@@ -6,6 +6,7 @@ use broker_api::BoxError;
 use serde::Deserialize;
 use tokio::process::Command;
 
+use crate::cost::median;
 use crate::row::Measured;
 
 /// The rows that are compared, in memory: there nothing else hides what it costs.
@@ -53,9 +54,4 @@ async fn cpu_micros(program: &Path, row: &str) -> Result<f64, BoxError> {
     });
     let ours = ours.ok_or_else(|| format!("{}: no row {row:?} in {said:?}", program.display()))?;
     Ok(ours.cpu_micros_median)
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::Which;
 use crate::contender::{Contender, Publishing};
-use crate::cost::Latencies;
+use crate::cost::{Latencies, median};
 use crate::load::Load;
 
 /// Messages handled at a time: outputs of plain handlers are confirmed one by one, so only many at
@@ -111,9 +111,4 @@ async fn rate(
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
 }

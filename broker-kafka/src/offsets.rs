@@ -105,28 +105,20 @@ fn ask<C: ConsumerContext>(
     what: Offset,
     operation: &'static str,
 ) -> Result<Vec<Offset>> {
-    patiently(|| ask_once(consumer, topic, partitions, what, operation))
-}
-
-fn ask_once<C: ConsumerContext>(
-    consumer: &impl Consumer<C>,
-    topic: Name,
-    partitions: &[i32],
-    what: Offset,
-    operation: &'static str,
-) -> Result<Vec<Offset>> {
     let failed = |e: KafkaError| error::error(e, operation).with("topic", topic);
-    let asked = list(partitions.iter().map(|p| (topic, *p, what))).map_err(failed)?;
-    let told = consumer.offsets_for_times(asked, PATIENCE).map_err(failed)?;
-    let mut offsets = Vec::with_capacity(partitions.len());
-    for partition in partitions {
-        let told = told.find_partition(topic.as_str(), *partition).ok_or_else(|| {
-            Error::new(ErrorKind::Other, operation, "the broker left a partition out")
-        })?;
-        told.error().map_err(failed)?;
-        offsets.push(told.offset());
-    }
-    Ok(offsets)
+    patiently(|| {
+        let asked = list(partitions.iter().map(|p| (topic, *p, what))).map_err(failed)?;
+        let told = consumer.offsets_for_times(asked, PATIENCE).map_err(failed)?;
+        let mut offsets = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let told = told.find_partition(topic.as_str(), *partition).ok_or_else(|| {
+                Error::new(ErrorKind::Other, operation, "the broker left a partition out")
+            })?;
+            told.error().map_err(failed)?;
+            offsets.push(told.offset());
+        }
+        Ok(offsets)
+    })
 }
 
 fn known(offset: Offset) -> Option<i64> {

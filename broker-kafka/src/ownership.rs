@@ -173,11 +173,16 @@ impl Ownership {
         }
         state.in_transaction = true;
         drop(state);
+        self.no_more_pending(&done);
+        let outputs = done.into_values().flatten().collect();
+        Some(Done { ownership: self.clone(), position, outputs })
+    }
+
+    /// This waits for no transaction any more.
+    fn no_more_pending(&self, done: &BTreeMap<u64, Vec<Outgoing>>) {
         if let Some(pending) = &self.member.pending {
             pending.remove(done.len(), done.values().map(|outputs| bytes(outputs)).sum());
         }
-        let outputs = done.into_values().flatten().collect();
-        Some(Done { ownership: self.clone(), position, outputs })
     }
 
     /// The transaction with what was taken last was committed.
@@ -199,9 +204,7 @@ impl Ownership {
         state.returned = BTreeMap::new();
         state.handed_out = None;
         let done = std::mem::take(&mut state.done);
-        if let Some(pending) = &self.member.pending {
-            pending.remove(done.len(), done.values().map(|outputs| bytes(outputs)).sum());
-        }
+        self.no_more_pending(&done);
     }
 
     /// Whether it is not to be given up.

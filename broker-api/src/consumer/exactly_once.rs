@@ -16,9 +16,9 @@ impl<T: 'static> Consumer<T> {
     /// delayed retries go the same way. Of an attempt that failed nothing is published.
     ///
     /// Messages are put into one transaction until there are 10,000, or outputs of 16 MiB, or 100 ms
-    /// have passed since the first was done; see [`Consumer::transactions`]. So outputs are seen so much later. What
-    /// is done is published after everything before it in its partition: a message that is tried
-    /// again in place holds back the outputs of all keys of its partition.
+    /// have passed since the first was done; see [`Consumer::transactions`]. So outputs are seen so
+    /// much later. What is done is published after everything before it in its partition: a message
+    /// that is tried again in place holds back the outputs of all keys of its partition.
     ///
     /// Handlers may still be called more than once for a message, as when a process dies: what they
     /// do elsewhere is not part of the transaction, and neither is what they publish through the

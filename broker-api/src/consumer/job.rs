@@ -19,7 +19,7 @@ use super::watch::Watch;
 use super::{Context, Dedup, Failure, Retry};
 use crate::backend::{Outgoing, Settlement};
 use crate::broker::Broker;
-use crate::dead_letter::{is_within_limits, shortened};
+use crate::dead_letter::make_room;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::name::Name;
@@ -277,11 +277,7 @@ impl<T, F> Work<T, F> {
     async fn shortened(&self, held: &Held, letter: Message, error: Error) -> Result<Message> {
         let backend = &self.broker.inner.backend;
         let limit = backend.describe_topic(self.topic.name()).await?.max_message_bytes;
-        if is_within_limits(&held.received().message, limit) {
-            return Err(error);
-        }
-        tracing::error!(%error, "the message has no room among the dead letters; a part is left out");
-        shortened(letter).ok_or(error)
+        make_room(letter, &held.received().message, limit, error)
     }
 
     /// Publishes the message to its next station; it is to be settled only when that is confirmed,

@@ -5,7 +5,7 @@ mod letters;
 mod shortened;
 
 pub use letters::{DeadLetter, DeadLetters, Filter, Pace};
-pub(crate) use shortened::{is_within_limits, shortened};
+pub(crate) use shortened::make_room;
 
 use std::time::Duration;
 

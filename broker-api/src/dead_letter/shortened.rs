@@ -1,6 +1,7 @@
 //! Dead letters of messages that are larger than anything that can be published.
 
 use super::headers::LEFT_OUT;
+use crate::error::{Error, Result};
 use crate::headers::HeaderValue;
 use crate::limits::{MAX_HEADERS, MAX_HEADERS_BYTES, RESERVED_PREFIX};
 use crate::message::Message;
@@ -8,9 +9,28 @@ use crate::message::Message;
 /// What a header costs on a broker besides its name and value, about.
 const EACH: usize = 8;
 
+/// A dead letter of `original` that had no room, which `error` says, without the largest part of it.
+/// `limit` is that of the topic that the original came by.
+///
+/// # Errors
+/// That error, where the original keeps to the rules: then the dead-letter topic is not made for it;
+/// and where nothing is left that can be left out.
+pub(crate) fn make_room(
+    letter: Message,
+    original: &Message,
+    limit: Option<usize>,
+    error: Error,
+) -> Result<Message> {
+    if is_within_limits(original, limit) {
+        return Err(error);
+    }
+    tracing::error!(%error, "the message has no room among the dead letters; a part is left out");
+    shortened(letter).ok_or(error)
+}
+
 /// Whether a message keeps to the rules of everything that is published through this crate, with the
 /// limit of the topic that it came by. Only somebody else's client can break them.
-pub(crate) fn is_within_limits(message: &Message, limit: Option<usize>) -> bool {
+fn is_within_limits(message: &Message, limit: Option<usize>) -> bool {
     let headers = message.headers();
     headers.len() <= MAX_HEADERS
         && headers.byte_len() <= MAX_HEADERS_BYTES
@@ -19,7 +39,7 @@ pub(crate) fn is_within_limits(message: &Message, limit: Option<usize>) -> bool 
 
 /// The message without the largest of what it has left: its own headers, its payload or its key; and
 /// with a header that says what that was. `None` if it has nothing of these.
-pub(crate) fn shortened(mut message: Message) -> Option<Message> {
+fn shortened(mut message: Message) -> Option<Message> {
     let own = |name: &str| !name.starts_with(RESERVED_PREFIX);
     let headers = message.headers().iter().filter(|(name, _)| own(name));
     let size = |value: &HeaderValue| value.as_bytes().map_or(0, <[u8]>::len);

@@ -15,7 +15,7 @@ use crate::backend::Subscribe;
 use crate::broker::Broker;
 use crate::consumer::Membership;
 use crate::dead_letter::headers::History;
-use crate::dead_letter::{is_within_limits, shortened};
+use crate::dead_letter::make_room;
 use crate::delivery::Delivery;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
@@ -258,10 +258,7 @@ impl<'a> Mover<'a> {
             match self.publish(to, None, letter.clone()).await {
                 // Only somebody else can have put it here; what keeps to the rules has room there.
                 Err(error) if error.kind() == ErrorKind::TooLarge => {
-                    if is_within_limits(&received.message, Some(MOST)) {
-                        return Err(error);
-                    }
-                    letter = shortened(letter).ok_or(error)?;
+                    letter = make_room(letter, &received.message, Some(MOST), error)?;
                 }
                 published => return published,
             }

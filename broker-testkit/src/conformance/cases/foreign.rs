@@ -1,5 +1,7 @@
 //! Messages of other clients.
 
+use std::time::Duration;
+
 use broker_api::{Bytes, Context, Name, Retry};
 
 use crate::conformance::bench::Bench;
@@ -21,7 +23,7 @@ cases! { "foreign";
 
 /// The headers of a message that was tried before, with numbers that are as large as can be, and
 /// with values that are none.
-pub(super) const FORGED: [&[(&str, &str)]; 2] = [
+const FORGED: [&[(&str, &str)]; 2] = [
     &[
         ("x-broker-original-partition", "4294967295"),
         ("x-broker-original-offset", "18446744073709551615"),
@@ -112,7 +114,7 @@ async fn what_a_stranger_says_of_attempts_counts_for_nothing(bench: &Bench) -> V
         seen.add(seen_as(&payload, &context));
         Err("never".into())
     };
-    let retry = Retry::exponential().initial(std::time::Duration::from_millis(1)).attempts(2);
+    let retry = Retry::exponential().initial(Duration::from_millis(1)).attempts(2);
     let consumer = broker.consumer(topic, group.as_str()).retry(retry);
     let arrived = async { bench.dead_letters(&broker, letters, FORGED.len()).await.map(drop) };
     bench.consume(consumer, handler, arrived).await?;
@@ -139,7 +141,7 @@ async fn what_a_stranger_puts_into_a_retry_topic_is_handled_and_does_no_harm(
         seen.add(String::from_utf8_lossy(&payload).into_owned());
         Err("never".into())
     };
-    let delay = std::time::Duration::from_millis(200);
+    let delay = Duration::from_millis(200);
     let consumer = broker.consumer(topic, group.as_str()).retry(Retry::none().delays([delay]));
     bench.publish(topic.name(), 0, ["ours"]).await?;
     let arrived = async {
